@@ -1,0 +1,287 @@
+"""The deterministic asyncio event loop: one for each run, with no selector and no wall clock.
+
+What lives here: `RunLoop`, its handles, and the swap of the running loop around
+a turn. What must not: history, commands, policies; the run gives those through
+`Host`. Only `run.Run` creates loops.
+
+Order is the whole point. Callbacks run first in, first out; time stands still
+within a turn; ``call_later`` and ``call_at`` are durable timers. Tasks and
+futures hash by the order of their creation, so that even a ``set`` of them (as
+in `asyncio.wait`) iterates in the same order on replay.
+"""
+
+import asyncio
+import contextvars
+import sys
+from asyncio import events as asyncio_events
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from perdure.model.policies import MICROSECONDS
+
+T = TypeVar("T")
+
+LATEST = 253_402_300_799 * MICROSECONDS  # the year 9999: what the database and datetime can hold
+HASH_STEP = 0x9E3779B97F4A7C15  # spreads consecutive numbers over a hash table
+
+
+class Handle:
+    """A callback that waits for its turn in the ready queue; quacks like `asyncio.Handle`."""
+
+    __slots__ = ("args", "callback", "context", "dropped")
+
+    def __init__(
+        self, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context | None
+    ) -> None:
+        self.callback = callback
+        self.args = args
+        self.context = contextvars.copy_context() if context is None else context
+        self.dropped = False
+
+    def cancel(self) -> None:
+        """Never run the callback."""
+        self.dropped = True
+
+    def cancelled(self) -> bool:
+        """Whether the callback will never run."""
+        return self.dropped
+
+
+class TimerHandle(Handle):
+    """A callback for later. Cancelling it before it fires is a command of its own."""
+
+    __slots__ = ("_cancel_timer", "fire_at", "fired", "seq")
+
+    def __init__(
+        self,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        context: contextvars.Context | None,
+        *,
+        seq: int,
+        fire_at: int,
+        cancel_timer: Callable[[int], None],
+    ) -> None:
+        super().__init__(callback, args, context)
+        self.seq = seq
+        self.fire_at = fire_at
+        self.fired = False
+        self._cancel_timer = cancel_timer
+
+    def cancel(self) -> None:
+        """Cancel the durable timer, unless it has fired."""
+        if not self.dropped:
+            self.dropped = True
+            if not self.fired:
+                self._cancel_timer(self.seq)
+
+    def when(self) -> float:
+        """Return the loop time at which the timer is due."""
+        return self.fire_at / MICROSECONDS
+
+
+class RunFuture(asyncio.Future[T]):
+    """A future with a hash that is the same on every replay."""
+
+    def __init__(self, *, loop: "RunLoop") -> None:
+        super().__init__(loop=loop)
+        self._ordinal = loop.next_hash()
+
+    def __hash__(self) -> int:
+        return self._ordinal
+
+
+class RunTask(asyncio.Task[T]):
+    """A task with a hash that is the same on every replay."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], *, loop: "RunLoop", **kwargs: Any) -> None:
+        self._ordinal = loop.next_hash()
+        super().__init__(coroutine, loop=loop, **kwargs)
+
+    def __hash__(self) -> int:
+        return self._ordinal
+
+
+class Host(Protocol):
+    """What a loop needs from its run."""
+
+    def start_timer(
+        self, fire_at: int, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context | None
+    ) -> TimerHandle:
+        """Emit the command that starts a timer."""
+
+    def violation(self, message: str) -> NoReturn:
+        """Hold the run: its code touched the outside world."""
+
+    def broken_callback(self, error: BaseException) -> None:
+        """Take note that a callback (not a task) raised."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the turn must not go on."""
+
+
+class RunLoop(asyncio.AbstractEventLoop):
+    """The event loop of one run. What is not defined here is refused, see below the class."""
+
+    def __init__(self, host: Host, hash_base: int) -> None:
+        self.host = host
+        self.now = 0
+        self.guarded = True
+        self.tasks: list[RunTask[Any]] = []  # asyncio itself keeps weak references only
+        self._prune_at = 64
+        self._ready: deque[Handle] = deque()
+        self._hash = hash_base
+        self._named = 0
+
+    def next_hash(self) -> int:
+        """Return the hash of the next task or future."""
+        self._hash = (self._hash + HASH_STEP) & 0xFFFF_FFFF_FFFF
+        return self._hash
+
+    def push(self, handle: Handle) -> None:
+        """Append a handle to the ready queue."""
+        self._ready.append(handle)
+
+    def run_ready(self) -> None:
+        """Run callbacks in order until none is ready or the host stops the turn."""
+        outer = asyncio_events._get_running_loop()  # noqa: SLF001  # documented for event loop implementers
+        outer_task = asyncio.current_task(outer) if outer is not None else None
+        if outer is not None and outer_task is not None:
+            asyncio.tasks._leave_task(outer, outer_task)  # noqa: SLF001
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(None, None)
+        asyncio_events._set_running_loop(self)  # noqa: SLF001
+        try:
+            self._drain()
+        finally:
+            asyncio_events._set_running_loop(outer)  # noqa: SLF001
+            sys.set_asyncgen_hooks(*hooks)
+            if outer is not None and outer_task is not None:
+                asyncio.tasks._enter_task(outer, outer_task)  # noqa: SLF001
+
+    def _drain(self) -> None:
+        ready, host = self._ready, self.host
+        while ready:
+            handle = ready.popleft()
+            if handle.dropped:
+                continue
+            try:
+                handle.context.run(handle.callback, *handle.args)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  # whatever it is, the host decides and the worker lives on
+                host.broken_callback(error)
+            if host.stopped:
+                return
+
+    def clear(self) -> None:
+        """Forget every callback that has not run."""
+        self._ready.clear()
+
+    # --- what asyncio calls -------------------------------------------------
+
+    def time(self) -> float:
+        """Return the time of the turn in seconds since the epoch; it stands still within a turn."""
+        return self.now / MICROSECONDS
+
+    def call_soon(  # type: ignore[override]  # a handle of our own
+        self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> Handle:
+        """Run the callback in this turn, after everything that is ready now."""
+        handle = Handle(callback, args, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> TimerHandle:
+        """Start a durable timer of ``delay`` seconds."""
+        fire_at = LATEST if delay * MICROSECONDS > LATEST else self.now + max(0, round(delay * MICROSECONDS))
+        return self.host.start_timer(min(fire_at, LATEST), callback, args, context)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> TimerHandle:
+        """Start a durable timer that is due at loop time ``when``."""
+        return self.call_later(when - self.now / MICROSECONDS, callback, *args, context=context)
+
+    def create_future(self) -> RunFuture[Any]:
+        """Return a future of this run."""
+        return RunFuture(loop=self)
+
+    def create_task(  # type: ignore[override]  # an activity call is accepted too: see below
+        self, coroutine: Generator[Any, None, T] | Coroutine[Any, Any, T] | asyncio.Future[T], **kwargs: Any
+    ) -> RunTask[T]:
+        """Return a new task. An activity call is a future already; it is wrapped so that TaskGroup takes it."""
+        if isinstance(coroutine, asyncio.Future):
+            coroutine = _await(coroutine)
+        if kwargs.get("name") is None:
+            self._named += 1
+            kwargs["name"] = f"task-{self._named}"
+        task: RunTask[T] = RunTask(coroutine, loop=self, **kwargs)  # type: ignore[arg-type]  # asyncio takes generators too
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001  # a run may close with open tasks
+        if len(self.tasks) >= self._prune_at:  # amortised: a run with many tasks is not scanned every turn
+            self.tasks = self.open_tasks()
+            self._prune_at = max(64, 2 * len(self.tasks))
+        self.tasks.append(task)
+        return task
+
+    def open_tasks(self) -> list[RunTask[Any]]:
+        """Return the tasks that are not done, oldest first."""
+        return [task for task in self.tasks if not task.done()]
+
+    def get_debug(self) -> bool:
+        """Debug mode would read the clock."""
+        return False
+
+    def is_running(self) -> bool:
+        """Whether a turn is in progress."""
+        return asyncio_events._get_running_loop() is self  # noqa: SLF001
+
+    def is_closed(self) -> bool:
+        """Run loops are never closed; they are dropped with their run."""
+        return False
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Ignore: asyncio reports unretrieved exceptions here from finalizers, at a moment no replay can repeat."""
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> Handle:
+        """Refuse: another thread cannot be part of a turn."""
+        del callback, args, context
+        self.host.violation("a thread called back into a workflow; do the work in an activity")
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> NoReturn:  # type: ignore[override]
+        """Refuse: threads do not replay."""
+        del executor, func, args
+        self.host.violation("a workflow may not use threads (run_in_executor, to_thread); call an activity")
+
+
+def _refuse(name: str) -> Callable[..., NoReturn]:
+    def refuse(self: RunLoop, *args: Any, **kwargs: Any) -> NoReturn:
+        del args, kwargs
+        self.host.violation(f"a workflow may not use loop.{name}(); do input and output in an activity")
+
+    return refuse
+
+
+for _name in (
+    "add_reader", "add_writer", "add_signal_handler", "connect_accepted_socket", "connect_read_pipe",
+    "connect_write_pipe", "create_connection", "create_datagram_endpoint", "create_server", "create_unix_connection",
+    "create_unix_server", "getaddrinfo", "getnameinfo", "run_forever", "run_until_complete", "sendfile", "sock_accept",
+    "sock_connect", "sock_recv", "sock_sendall", "start_tls", "stop", "subprocess_exec", "subprocess_shell",
+):  # fmt: skip
+    setattr(RunLoop, _name, _refuse(_name))
+
+
+async def _await(future: asyncio.Future[T]) -> T:
+    return await future
+
+
+def running() -> RunLoop | None:
+    """Return the loop of the turn that this thread is in the middle of, if it is in one."""
+    loop = asyncio_events._get_running_loop()  # noqa: SLF001
+    return loop if type(loop) is RunLoop else None

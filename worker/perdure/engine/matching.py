@@ -1,0 +1,64 @@
+"""Code against history: whether a command equals the recorded one.
+
+What lives here: the comparison (kind, name, target) and the words of the error.
+What must not: state. `run.Run` asks for every command of a replayed turn.
+"""
+
+from typing import assert_never
+
+from perdure.errors import NonDeterminismError
+from perdure.model.events import (
+    ActivityCancelRequested,
+    ActivityScheduled,
+    Command,
+    SideEffectRecorded,
+    TimerCancelled,
+    TimerStarted,
+    WorkflowExecutionCancelled,
+    WorkflowExecutionCompleted,
+    WorkflowExecutionFailed,
+)
+
+
+def same(recorded: object, command: Command) -> bool:
+    """Tell whether the code asked again for what history says it asked for."""
+    if type(recorded) is not type(command):
+        return False
+    match command:
+        case ActivityScheduled(seq=seq, name=name, queue=queue):
+            assert isinstance(recorded, ActivityScheduled)
+            return recorded.seq == seq and recorded.name == name and recorded.queue == queue
+        case ActivityCancelRequested() | TimerStarted() | TimerCancelled() | SideEffectRecorded():
+            return bool(getattr(recorded, "seq") == command.seq)  # noqa: B009  # same type as command, checked above
+        case WorkflowExecutionCompleted() | WorkflowExecutionFailed() | WorkflowExecutionCancelled():
+            return True
+        case _ as never:
+            assert_never(never)
+
+
+def spell(command: object) -> str:
+    """Return a command in words: kind, number, name."""
+    match command:
+        case None:
+            return "nothing more in this turn"
+        case ActivityScheduled(seq=seq, name=name, queue=queue):
+            return f"ActivityScheduled #{seq} {name}" + (f" on queue {queue}" if queue else "")
+        case ActivityCancelRequested(seq=seq) | TimerCancelled(seq=seq) | TimerStarted(seq=seq):
+            return f"{type(command).__name__} #{seq}"
+        case SideEffectRecorded(seq=seq):
+            return f"SideEffectRecorded #{seq}"
+        case _:
+            return type(command).__name__
+
+
+def mismatch(where: str, recorded: object, command: object, at: str) -> NonDeterminismError:
+    """Return the error that shows both sides."""
+    lines = [
+        f"the code of {where} does not do what its history says:",
+        f"  history has   {spell(recorded)}",
+        f"  the code has  {spell(command)}",
+    ]
+    if at:
+        lines.append(f"  at            {at}")
+    lines.append("The run is held and nothing is lost. Deploy code that does the same again, and the run goes on.")
+    return NonDeterminismError("\n".join(lines))

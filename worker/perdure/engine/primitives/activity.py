@@ -1,0 +1,103 @@
+"""Activities, as the workflow code sees them: a future that a command stands behind.
+
+What lives here: scheduling, the pending state, resolution, cancellation. What
+must not: running the activity; the runtime does that, from `PendingActivity`.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from perdure.errors import ActivityError
+from perdure.model.events import (
+    ActivityAttemptFailed,
+    ActivityCancelRequested,
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityScheduled,
+    Failure,
+)
+from perdure.model.failure import rebuild
+from perdure.model.payload import Reader
+from perdure.model.policies import ActivityOptions
+
+from perdure.engine.loop import RunFuture
+
+if TYPE_CHECKING:
+    from perdure.engine.run import Run
+
+
+@dataclass(slots=True)
+class PendingActivity:
+    """An activity that was asked for and has not ended: what the runtime needs to carry it out.
+
+    ``attempt`` is the number of the next attempt, from 1; it may start at
+    ``retry_at`` (microseconds; 0: at once).
+    """
+
+    seq: int
+    name: str
+    input: msgspec.Raw
+    options: ActivityOptions
+    future: "ActivityFuture"
+    attempt: int = 1
+    retry_at: int = 0
+    last_failure: Failure | None = field(default=None)
+
+
+class ActivityFuture(RunFuture[Any]):
+    """What an activity call returns inside a workflow. Cancelling it asks for the activity's cancellation."""
+
+    def __init__(self, run: "Run", seq: int, result: Reader) -> None:
+        super().__init__(loop=run.loop)
+        self._run = run
+        self.seq = seq
+        self.result_reader = result
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Stop waiting; the running attempt is told to stop."""
+        if self.done():
+            return False
+        if not self._run.tearing_down:
+            self._run.emit(ActivityCancelRequested(self.seq))
+            del self._run.activities[self.seq]
+        return super().cancel(msg)
+
+
+def schedule(
+    run: "Run", name: str, payload: msgspec.Raw, options: ActivityOptions, result: Reader
+) -> asyncio.Future[Any]:
+    """Emit the command and return the future of its result."""
+    seq = run.next_seq()
+    queue = options.queue if options.queue != run.info.queue else None
+    run.emit(ActivityScheduled(seq, name, payload, queue))
+    future = ActivityFuture(run, seq, result)
+    run.activities[seq] = PendingActivity(seq, name, payload, options, future)
+    return future
+
+
+def completed(run: "Run", event: ActivityCompleted) -> None:
+    """Resolve the future with the decoded result; a result that does not fit raises where it is awaited."""
+    pending = run.activities.pop(event.seq)
+    try:
+        value = pending.future.result_reader.read(event.result, f"the result of activity {pending.name}")
+    except ValueError as error:
+        pending.future.set_exception(error)
+    else:
+        pending.future.set_result(value)
+
+
+def failed(run: "Run", event: ActivityFailed) -> None:
+    """Raise where the activity is awaited."""
+    pending = run.activities.pop(event.seq)
+    pending.future.set_exception(ActivityError(pending.name, event.attempt, rebuild(event.failure)))
+
+
+def attempt_failed(run: "Run", event: ActivityAttemptFailed) -> None:
+    """Remember which attempt comes next; the code is not told."""
+    pending = run.activities[event.seq]
+    pending.attempt = event.attempt + 1
+    pending.retry_at = event.retry_at
+    pending.last_failure = event.failure

@@ -1,0 +1,381 @@
+"""One run: its event loop, what it waits for, and how a turn goes.
+
+What lives here: the state of a run and the two ways to move it, `replay_turn`
+(a recorded turn, every command matched) and `turn` (a new one, commands
+collected). What must not: anything that waits, logs or stores. `replay` and the
+runtime call it; workflow code reaches it through `current`.
+"""
+
+import asyncio
+import contextvars
+import random
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn, Protocol
+
+import msgspec
+
+from perdure.errors import (
+    DeterminismViolation,
+    EngineFault,
+    NonDeterminismError,
+    PerdureError,
+    RunEvicted,
+    UnknownWorkflowError,
+)
+from perdure.model.events import (
+    ActivityAttemptFailed,
+    ActivityCompleted,
+    ActivityFailed,
+    Closing,
+    Command,
+    Event,
+    Incoming,
+    SignalReceived,
+    TimerFired,
+    Turn,
+    TurnHeader,
+    WorkflowExecutionCancelled,
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionCompleted,
+    WorkflowExecutionFailed,
+    WorkflowExecutionStarted,
+    WorkflowExecutionTerminated,
+    WorkflowExecutionTimedOut,
+)
+from perdure.model.failure import record
+from perdure.model.payload import Signature, encode
+from perdure.model.runs import RunInfo, Visible
+
+from . import flags as logic
+from . import matching
+from .loop import RunLoop, RunTask, TimerHandle, running
+from .primitives import activity, signal, timer
+
+
+class Definition(Protocol):
+    """A workflow as the engine needs it; the author API builds these."""
+
+    name: str
+    signature: Signature
+    function: Callable[..., Coroutine[Any, Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a turn came to.
+
+    ``turn`` is to be recorded; None when nothing that came was wanted.
+    ``commands`` are the tail of its events.
+    """
+
+    turn: Turn | None
+    commands: tuple[Command, ...]
+    closing: Closing | None
+    visible: Visible | None
+
+
+class Run:
+    """A run at some point of its history. Not thread-safe; belongs to one owner."""
+
+    def __init__(self, definition: Definition, info: RunInfo) -> None:
+        self.definition = definition
+        self.info = info
+        self.seed = ""
+        self.header = TurnHeader(time=0)
+        self.start_time = 0
+        self.turns = 0
+        self.activities: dict[int, activity.PendingActivity] = {}
+        self.timers: dict[int, TimerHandle] = {}
+        self.mailboxes: dict[str, asyncio.Queue[msgspec.Raw]] = {}
+        self.message_ids: set[str] = set()
+        self.streams: dict[str, random.Random] = {}
+        self.visible: Visible | None = None
+        self.fault: EngineFault | None = None
+        self.tearing_down = False
+        self.cancel_reason: str | None = None
+        self.closed = False
+        self.loop = RunLoop(self, 0)  # type: ignore[abstract]  # every method that is left abstract refuses
+        self._main: RunTask[Any] | None = None
+        self._seq = 0
+        self._commands: list[Command] = []
+        self._recorded: Sequence[Command] | None = None
+        self._flags = logic.CURRENT
+        self._fresh = False
+
+    # --- moving -------------------------------------------------------------
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the current turn is one from history."""
+        return self._recorded is not None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the turn must not go on: it cannot be recorded."""
+        return self.fault is not None and not self.tearing_down
+
+    def replay_turn(self, turn: Turn) -> None:
+        """Run a recorded turn again.
+
+        Raises `NonDeterminismError` when the code does not do what the turn
+        says it did; the run is of no use afterwards.
+        """
+        incoming = [event for event in turn.events if type(event) in _APPLY]
+        recorded = [event for event in turn.events if type(event) not in _APPLY]
+        if recorded and type(recorded[-1]) in _FROM_OUTSIDE:
+            self.closed = True
+            recorded.pop()
+        self._begin(turn.seq, turn.header, recorded)  # type: ignore[arg-type]  # neither incoming nor from outside
+        for event in incoming:
+            if not self.wanted(event):  # type: ignore[arg-type]  # the keys of _APPLY are the incoming events
+                raise self._mismatch(event, None)
+            _APPLY[type(event)](self, event)
+        if turn.seq > 0 and not self.closed:
+            self._step()
+            if len(self._commands) < len(recorded):
+                raise self._mismatch(recorded[len(self._commands)], None)
+        self._recorded = None
+
+    def turn(self, header: TurnHeader, incoming: Sequence[Incoming]) -> Decision:
+        """Apply what happened, run the code until it waits, and return what it asked for.
+
+        Incoming events that the run does not wait for (any more) are left out of
+        the decision. Raises `EngineFault` when the turn must not be recorded.
+        """
+        before = self.header
+        self._begin(self.turns, header, None)
+        applied: list[Event] = []
+        for event in incoming:
+            if self.wanted(event):
+                _APPLY[type(event)](self, event)
+                applied.append(event)
+        if not applied and not self._fresh:
+            self.turns -= 1
+            return Decision(None, (), None, None)
+        self._step()
+        visible, self.visible = self.visible, None
+        commands = tuple(self._commands)
+        last = commands[-1] if commands else None
+        closing = last if isinstance(last, Closing) else None
+        turn = Turn(self.turns - 1, _difference(before, self.header), (*applied, *commands))
+        return Decision(turn, commands, closing, visible)
+
+    def _begin(self, seq: int, header: TurnHeader, recorded: Sequence[Command] | None) -> None:
+        if seq != self.turns:
+            message = f"turn {self.turns} of {self.info.id} is missing: its history goes on with turn {seq}"
+            raise NonDeterminismError(message)
+        self.turns += 1
+        before = self.header
+        # A new turn runs under today's rules, a recorded one under those of its time.
+        inherited = before.flags if recorded is not None else int(logic.CURRENT)
+        flags = header.flags if header.flags is not None else inherited
+        self.header = TurnHeader(
+            time=max(header.time, before.time),
+            build=header.build if header.build is not None else before.build,
+            python=header.python if header.python is not None else before.python,
+            flags=flags,
+            worker=header.worker if header.worker is not None else before.worker,
+        )
+        self._flags = logic.known(self.header.flags or 0)
+        self.loop.now = self.header.time
+        self._recorded = recorded
+        self._commands = []
+
+    def _step(self) -> None:
+        self._fresh = False
+        self.loop.run_ready()
+        if self.fault is None and self._main is not None and self._main.done() and not self.closed:
+            self._close(self._main)
+        if self.fault is not None:
+            raise self.fault
+
+    def _close(self, main: RunTask[Any]) -> None:
+        self.closed = True
+        try:
+            self.emit(self._closing(main))
+        except RunEvicted:
+            assert self.fault is not None
+
+    def _closing(self, main: RunTask[Any]) -> Closing:
+        if main.cancelled():
+            return WorkflowExecutionCancelled(self.cancel_reason or "")
+        error = main.exception()
+        if error is None:
+            try:
+                return WorkflowExecutionCompleted(encode(main.result(), f"the result of {self.definition.name}"))
+            except PerdureError as unfit:
+                error = unfit
+        return WorkflowExecutionFailed(record(error))
+
+    # --- what happens outside -------------------------------------------------
+
+    def wanted(self, event: Incoming) -> bool:
+        """Tell whether the run waits for this event; what comes twice or too late is not wanted."""
+        match event:
+            case ActivityCompleted() | ActivityFailed():
+                return event.seq in self.activities
+            case ActivityAttemptFailed(seq=seq, attempt=attempt):
+                return seq in self.activities and self.activities[seq].attempt == attempt
+            case TimerFired(seq=seq):
+                return seq in self.timers
+            case SignalReceived():
+                return event.id not in self.message_ids
+            case WorkflowExecutionCancelRequested():
+                return self.cancel_reason is None
+            case WorkflowExecutionStarted():
+                return self._main is None
+
+    def _started(self, event: WorkflowExecutionStarted) -> None:
+        if event.workflow != self.definition.name:
+            message = f"{self.info.id} runs workflow {event.workflow}, not {self.definition.name}"
+            raise UnknownWorkflowError(message)
+        self.seed = event.seed
+        self.start_time = self.header.time
+        # A loop of its own for each seed: the hashes of tasks differ between runs and agree between replays.
+        self.loop = RunLoop(self, random.Random(event.seed).getrandbits(48))  # type: ignore[abstract]
+        self.loop.now = self.header.time
+        self._main = self.loop.create_task(self._run_main(event.input), name="main", context=contextvars.Context())
+        self._fresh = True
+
+    async def _run_main(self, payload: msgspec.Raw) -> Any:
+        args, kwargs = self.definition.signature.decode_call(payload)
+        return await self.definition.function(*args, **kwargs)
+
+    def _cancel_requested(self, event: WorkflowExecutionCancelRequested) -> None:
+        self.cancel_reason = event.reason
+        assert self._main is not None
+        if logic.LogicFlag.CANCEL_AFTER_FIRST_STEP in self._flags:
+            self.loop.call_soon(self._main.cancel)
+        else:
+            self._main.cancel()
+
+    # --- what the code asks for -------------------------------------------------
+
+    def next_seq(self) -> int:
+        """Return the number of the next activity, timer or side effect."""
+        self._seq += 1
+        return self._seq
+
+    def emit(self, command: Command) -> Command:
+        """Record a command, or on replay match it; return it as history has it.
+
+        Raises `RunEvicted` when the run is being torn down, or when the turn
+        cannot be recorded (then `fault` says why).
+        """
+        self.refuse_when_torn_down()
+        if self._recorded is None:
+            self._commands.append(command)
+            return command
+        position = len(self._commands)
+        recorded = self._recorded[position] if position < len(self._recorded) else None
+        if recorded is None or not matching.same(recorded, command):
+            self.fault = self._mismatch(recorded, command)
+            raise RunEvicted
+        self._commands.append(recorded)
+        return recorded
+
+    def refuse_when_torn_down(self) -> None:
+        """Raise `RunEvicted` when no command may be emitted any more."""
+        if self.tearing_down or self.fault is not None:
+            raise RunEvicted
+
+    def start_timer(
+        self, fire_at: int, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context | None
+    ) -> TimerHandle:
+        """Emit the command that starts a timer."""
+        return timer.start(self, fire_at, callback, args, context)
+
+    # --- faults -------------------------------------------------
+
+    def violation(self, message: str) -> NoReturn:
+        """Hold the run: its code touched the outside world. Raises `DeterminismViolation`."""
+        if self.fault is None:
+            at = _code_position(self.definition)
+            self.fault = DeterminismViolation(f"{self.definition.name}: {message}" + (f" (at {at})" if at else ""))
+        raise self.fault
+
+    def broken_callback(self, error: BaseException) -> None:
+        """Hold the run when a callback raised: asyncio would only log it."""
+        if self.fault is None and not self.tearing_down:
+            failure = record(error)
+            self.fault = EngineFault(
+                f"a callback of {self.definition.name} raised {failure.type}: {failure.message}\n{failure.traceback}"
+            )
+
+    def _mismatch(self, recorded: object, command: object) -> NonDeterminismError:
+        where = f"{self.info.id} (workflow {self.definition.name}, run {self.info.run_id}), turn {self.turns - 1}"
+        header = self.header
+        where += f" recorded by build {header.build or '?'} on Python {header.python or '?'},"
+        return matching.mismatch(where, recorded, command, _code_position(self.definition))
+
+    # --- tearing down -------------------------------------------------
+
+    def evict(self) -> list[str]:
+        """Tear the run down without letting its code emit a command.
+
+        Returns the names of tasks that refused to end; they are closed by force.
+        """
+        self.tearing_down = True
+        self.loop.clear()
+        for task in self.loop.open_tasks():
+            task.cancel()
+        for _ in range(_TEARDOWN_ROUNDS):
+            self.loop.run_ready()
+            remaining = self.loop.open_tasks()
+            if not remaining:
+                return []
+            for task in remaining:
+                task.cancel()
+        stubborn = self.loop.open_tasks()
+        for task in stubborn:
+            coroutine = task.get_coro()
+            try:
+                coroutine.close()
+            except (RuntimeError, RunEvicted):
+                pass  # it ignored GeneratorExit as it ignored the cancellation; it is named in the answer
+        return [task.get_name() for task in stubborn]
+
+
+_TEARDOWN_ROUNDS = 8
+_FROM_OUTSIDE = (WorkflowExecutionTerminated, WorkflowExecutionTimedOut)
+
+_APPLY: dict[type, Callable[[Run, Any], None]] = {
+    WorkflowExecutionStarted: Run._started,  # noqa: SLF001
+    WorkflowExecutionCancelRequested: Run._cancel_requested,  # noqa: SLF001
+    SignalReceived: signal.received,
+    ActivityCompleted: activity.completed,
+    ActivityAttemptFailed: activity.attempt_failed,
+    ActivityFailed: activity.failed,
+    TimerFired: timer.fired,
+}
+
+
+def _difference(before: TurnHeader, after: TurnHeader) -> TurnHeader:
+    """Return the header to record: what did not change is left out."""
+    return TurnHeader(
+        time=after.time,
+        build=after.build if after.build != before.build else None,
+        python=after.python if after.python != before.python else None,
+        flags=after.flags if after.flags != before.flags else None,
+        worker=after.worker if after.worker != before.worker else None,
+    )
+
+
+def _code_position(definition: Definition) -> str:
+    """Return ``file:line`` of the innermost frame of the author's code that is on the stack."""
+    own = definition.function.__code__.co_filename
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # the stack is what we are asked for
+    while frame is not None:
+        if frame.f_code.co_filename == own:
+            return f"{own}:{frame.f_lineno} in {frame.f_code.co_name}"
+        frame = frame.f_back
+    return ""
+
+
+def current() -> Run | None:
+    """Return the run whose turn this thread is in the middle of, if it is in one."""
+    loop = running()
+    return loop.host if loop is not None else None  # type: ignore[return-value]  # the host of a RunLoop is its Run

@@ -1,0 +1,95 @@
+"""Turns and messages as bytes.
+
+What lives here: the one place that knows how history is written. What must not:
+storage, or the types of the authors' values (see `payload`). The stores call it.
+
+A row starts with one byte that names the codec; `JSON` is followed by a JSON
+array in UTF-8 whose first element is the turn's header, so that ``psql`` and
+``jq`` can read it.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from perdure.errors import PayloadError
+from perdure.model.events import PAYLOAD_FIELDS, Event, Incoming, Turn, TurnHeader
+
+JSON = b"\x01"
+
+_encoder = msgspec.json.Encoder()
+_turn_decoder = msgspec.json.Decoder(list[TurnHeader | Event])
+_message_decoder: msgspec.json.Decoder[Incoming] = msgspec.json.Decoder(Incoming)
+
+
+def encode_turn(header: TurnHeader, events: Sequence[Event]) -> bytes:
+    """Return the bytes of one history row."""
+    return JSON + _encoder.encode([header, *events])
+
+
+def decode_turn(seq: int, data: bytes | memoryview) -> Turn:
+    """Return the turn in a history row; raise `PayloadError` for a codec or an event this release does not know."""
+    view = memoryview(data)
+    if view[:1] != JSON:
+        message = f"turn {seq} is written with codec {bytes(view[:1])!r}, which this release cannot read; upgrade it"
+        raise PayloadError(message)
+    try:
+        header, *events = _turn_decoder.decode(view[1:])
+    except msgspec.MsgspecError as error:
+        message = f"turn {seq} cannot be read by this release ({error}); a newer one wrote it"
+        raise PayloadError(message) from error
+    if not isinstance(header, TurnHeader):
+        message = f"turn {seq} does not start with a header; the row is damaged"
+        raise PayloadError(message)
+    return Turn(seq, header, tuple(events))  # type: ignore[arg-type]  # only the first element may be a header
+
+
+def encode_message(event: Incoming) -> bytes:
+    """Return the bytes of one inbox message."""
+    return JSON + _encoder.encode(event)
+
+
+def decode_message(data: bytes | memoryview) -> Incoming:
+    """Return the event in an inbox message; raise `PayloadError` when this release cannot read it."""
+    view = memoryview(data)
+    try:
+        if view[:1] == JSON:
+            return _message_decoder.decode(view[1:])
+    except msgspec.MsgspecError as error:
+        message = f"an inbox message cannot be read by this release: {error}"
+        raise PayloadError(message) from error
+    message = f"an inbox message is written with codec {bytes(view[:1])!r}; upgrade this worker"
+    raise PayloadError(message)
+
+
+def split_payloads(events: Sequence[Event], threshold: int) -> tuple[Sequence[Event], list[bytes]]:
+    """Take payloads above ``threshold`` bytes out of ``events``.
+
+    Returns the events with references and the payloads; the reference of the
+    first payload is 1.
+    """
+    outside: list[bytes] = []
+    kept: list[Event] = []
+    for event in events:
+        field = PAYLOAD_FIELDS.get(type(event))
+        raw = getattr(event, field) if field else b""
+        if field and len(raw) > threshold:
+            outside.append(bytes(raw))
+            kept.append(msgspec.structs.replace(event, **{field: msgspec.Raw(b"null"), "external": len(outside)}))
+        else:
+            kept.append(event)
+    return (kept, outside) if outside else (events, outside)
+
+
+def join_payloads(turn: Turn, outside: Sequence[bytes]) -> Turn:
+    """Put payloads back where `split_payloads` took them from; ``outside[0]`` has reference 1."""
+    events: list[Event] = []
+    for event in turn.events:
+        ordinal = getattr(event, "external", 0)
+        if ordinal:
+            field = PAYLOAD_FIELDS[type(event)]
+            raw = msgspec.Raw(outside[ordinal - 1])
+            events.append(msgspec.structs.replace(event, **{field: raw, "external": 0}))
+        else:
+            events.append(event)
+    return Turn(turn.seq, turn.header, tuple(events))

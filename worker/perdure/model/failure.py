@@ -1,0 +1,60 @@
+"""Exceptions to recorded failures and back.
+
+What lives here: `record` (exception to `Failure`) and `rebuild` (`Failure` to
+`ApplicationError`). What must not: retry decisions. The engine calls it for
+workflows, the runtime for activities.
+"""
+
+import traceback as traceback_module
+
+from perdure.errors import ApplicationError, PerdureError
+from perdure.model.events import Failure
+from perdure.model.policies import type_name
+
+MESSAGE_LIMIT = 8_192
+TRACEBACK_LIMIT = 16_384
+CAUSE_LIMIT = 16
+
+
+def record(error: BaseException, depth: int = 0) -> Failure:
+    """Return ``error`` as text: its class, message, traceback and chain of causes, each within a limit."""
+    if isinstance(error, ApplicationError):
+        name, message, text = error.type, error.message, error.traceback
+    else:
+        name = type(error).__name__ if isinstance(error, PerdureError) else type_name(type(error))
+        message, text = _message(error), _traceback(error)
+    following = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    cause = record(following, depth + 1) if following is not None and depth < CAUSE_LIMIT else None
+    return Failure(_clip(name, 256), _clip(message, MESSAGE_LIMIT), text, cause)
+
+
+def rebuild(failure: Failure) -> ApplicationError:
+    """Return the failure as an exception whose ``__cause__`` chain is the recorded one."""
+    error = ApplicationError(failure.message, type_name=failure.type, traceback=failure.traceback)
+    if failure.cause is not None:
+        error.__cause__ = rebuild(failure.cause)
+    return error
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001  # an author's __str__ may raise anything; the failure must still be recorded
+        return f"<str() of the exception raised {type(broken).__name__}>"
+
+
+def _traceback(error: BaseException) -> str:
+    lines = traceback_module.format_list(traceback_module.extract_tb(error.__traceback__))
+    text = "".join(lines)
+    if len(text) > TRACEBACK_LIMIT:  # the innermost frames tell most
+        text = "  ...\n" + text[-TRACEBACK_LIMIT:]
+    return _printable(text)
+
+
+def _clip(text: str, limit: int) -> str:
+    return _printable(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+def _printable(text: str) -> str:
+    # Lone surrogates cannot be encoded as UTF-8, and the record must never fail.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,156 @@
+"""The authors' values as JSON, by the types their functions declare.
+
+What lives here: encoding and decoding of arguments and results, and the
+`Signature` of a function. What must not: knowledge of workflows or storage.
+The author API and the engine call it.
+
+Values may be anything msgspec knows (builtins, dataclasses, ``msgspec.Struct``,
+``datetime``, ``UUID``, ``Decimal``, ``Enum``, ``TypedDict``, ...) and pydantic models.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+
+from perdure.errors import DefinitionError, PayloadError
+
+T = TypeVar("T")
+
+
+def _encode_other(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)  # a pydantic model
+    if callable(dump):
+        return dump(mode="json")
+    message = f"a value of type {type(value).__qualname__} cannot be recorded"
+    raise NotImplementedError(message)
+
+
+def _decode_other(wanted: type, value: Any) -> Any:
+    validate = getattr(wanted, "model_validate", None)
+    if callable(validate):
+        return validate(value)
+    if isinstance(value, wanted):
+        return value
+    message = f"a value of type {getattr(wanted, '__qualname__', wanted)} cannot be read back"
+    raise NotImplementedError(message)
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_encode_other)
+
+
+def encode(value: Any, what: str) -> msgspec.Raw:
+    """Return ``value`` as JSON; raise `PayloadError` naming ``what`` when it cannot be recorded."""
+    try:
+        return msgspec.Raw(_encoder.encode(value))
+    except (TypeError, ValueError, NotImplementedError, RecursionError, msgspec.MsgspecError) as error:
+        message = (
+            f"{what} cannot be recorded: {error}. Use builtins, dataclasses, msgspec Structs, pydantic models, "
+            "datetime, UUID, Decimal or Enum"
+        )
+        raise PayloadError(message) from error
+
+
+class Reader:
+    """Decodes JSON to one declared type."""
+
+    def __init__(self, wanted: Any) -> None:
+        self.wanted = wanted
+        self._decoder = _decoder_for(wanted)
+
+    def read(self, raw: msgspec.Raw | bytes, what: str) -> Any:
+        """Return the value; raise `PayloadError` naming ``what`` when it does not fit the type."""
+        try:
+            return self._decoder.decode(raw)
+        except (msgspec.MsgspecError, NotImplementedError, ValueError, TypeError) as error:
+            message = f"{what} does not fit its declared type: {error}"
+            raise PayloadError(message) from error
+
+
+def _decoder_for(wanted: Any) -> msgspec.json.Decoder[Any]:
+    try:
+        return msgspec.json.Decoder(wanted, dec_hook=_decode_other)
+    except TypeError as error:
+        message = f"the type {wanted!r} cannot be recorded: {error}"
+        raise DefinitionError(message) from error
+
+
+class Signature:
+    """The parameters of a workflow or an activity: binds calls, reads recorded input.
+
+    Input is recorded as a JSON array in the order of the parameters. When it is
+    written by hand (``spec.input`` of a manifest) or when the function has
+    keyword-only parameters, it is a JSON object by name.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self.name = name
+        self._signature = inspect.signature(function)
+        parameters = list(self._signature.parameters.values())
+        for parameter in parameters:
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                message = f"{name}: *{parameter.name} cannot be recorded; declare a list or a dict parameter instead"
+                raise DefinitionError(message)
+        hints = _hints(function, name)
+        self.names = [parameter.name for parameter in parameters]
+        self._by_name_only = any(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
+        fields = [_field(parameter, hints.get(parameter.name, Any)) for parameter in parameters]
+        try:
+            self._positional = _decoder_for(
+                msgspec.defstruct(f"{name}_input", fields, array_like=True, forbid_unknown_fields=True)
+            )
+            self._named = _decoder_for(msgspec.defstruct(f"{name}_input", fields, forbid_unknown_fields=True))
+        except TypeError as error:
+            message = f"{name}: {error}"
+            raise DefinitionError(message) from error
+        self.result = Reader(hints.get("return", Any))
+
+    def encode_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> msgspec.Raw:
+        """Return the input of a call; raise `TypeError` as Python would when the arguments do not bind."""
+        if kwargs or self._by_name_only or len(args) != len(self.names):
+            try:
+                bound = self._signature.bind(*args, **kwargs)
+            except TypeError as error:
+                message = f"{self.name}(): {error}"
+                raise TypeError(message) from None
+            if self._by_name_only or len(bound.arguments) > len(bound.args):
+                return encode(dict(bound.arguments), f"the input of {self.name}")
+            args = bound.args
+        return encode(args, f"the input of {self.name}")
+
+    def decode_call(self, raw: msgspec.Raw) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return positional and keyword arguments; raise `PayloadError` when the input does not fit."""
+        by_name = bytes(memoryview(raw)[:1]) == b"{"
+        try:
+            values = (self._named if by_name else self._positional).decode(raw)
+        except (msgspec.MsgspecError, NotImplementedError, ValueError, TypeError) as error:
+            message = f"the input does not fit {self.name}({', '.join(self.names)}): {error}"
+            raise PayloadError(message) from error
+        fields = msgspec.structs.astuple(values)
+        if self._by_name_only or msgspec.UNSET in fields:
+            given = {name: value for name, value in zip(self.names, fields, strict=True) if value is not msgspec.UNSET}
+            bound = self._signature.bind(**given) if self._by_name_only else self._bind_positional(given)
+            return bound.args, bound.kwargs
+        return fields, {}
+
+    def _bind_positional(self, given: dict[str, Any]) -> inspect.BoundArguments:
+        bound = self._signature.bind_partial()
+        bound.arguments.update(given)
+        bound.apply_defaults()
+        return bound
+
+
+def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except NameError as error:
+        message = f"{name}: a type hint cannot be resolved ({error}); import it outside `if TYPE_CHECKING`"
+        raise DefinitionError(message) from error
+
+
+def _field(parameter: inspect.Parameter, hint: Any) -> tuple[str, Any] | tuple[str, Any, Any]:
+    if parameter.default is parameter.empty:
+        return (parameter.name, hint)
+    # The default stays with the function: UNSET says that the caller left it out.
+    return (parameter.name, hint | msgspec.UnsetType if hint is not Any else Any, msgspec.UNSET)

@@ -1,0 +1,352 @@
+"""Runs: their states, the legal moves between them, and what is said about them.
+
+What lives here: frozen data and the table of moves. What must not: SQL, clocks,
+decisions. Stores, runtime, client and operator all speak in these types.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from typing import NewType
+
+from perdure.errors import PerdureError
+from perdure.model.events import ClosedFromOutside, Closing, Failure, Incoming, Microseconds, Turn
+
+RunId = NewType("RunId", int)
+WorkerId = NewType("WorkerId", int)
+
+
+class RunState(IntEnum):
+    """Where a run is. The numbers are stored; 10 and above are closed."""
+
+    READY = 0
+    OWNED = 1
+    PARKED = 2
+    HELD = 3
+    COMPLETED = 10
+    FAILED = 11
+    CANCELLED = 12
+    TERMINATED = 13
+    TIMED_OUT = 14
+
+    @property
+    def closed(self) -> bool:
+        """Whether no event can follow."""
+        return self >= RunState.COMPLETED
+
+
+_CLOSED_BY_CODE = frozenset({RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED})
+_CLOSED_FROM_OUTSIDE = frozenset({RunState.TERMINATED, RunState.TIMED_OUT})
+
+MOVES: dict[RunState, frozenset[RunState]] = {
+    RunState.READY: frozenset({RunState.OWNED}) | _CLOSED_FROM_OUTSIDE,
+    RunState.OWNED: (
+        frozenset({RunState.READY, RunState.PARKED, RunState.HELD}) | _CLOSED_BY_CODE | _CLOSED_FROM_OUTSIDE
+    ),
+    RunState.PARKED: frozenset({RunState.READY, RunState.OWNED}) | _CLOSED_FROM_OUTSIDE,
+    RunState.HELD: frozenset({RunState.READY}) | _CLOSED_FROM_OUTSIDE,
+    RunState.COMPLETED: frozenset(),
+    RunState.FAILED: frozenset(),
+    RunState.CANCELLED: frozenset(),
+    RunState.TERMINATED: frozenset(),
+    RunState.TIMED_OUT: frozenset(),
+}
+"""Every legal move. READY waits for a worker, OWNED has one, PARKED sleeps without
+one until a message or a timer makes it READY (a claim may take it at once), HELD
+needs other code."""
+
+
+class IllegalMoveError(PerdureError):
+    """A run was asked to move where `MOVES` does not let it."""
+
+
+def move(before: RunState, after: RunState) -> RunState:
+    """Return ``after``; raise `IllegalMoveError` when a run in ``before`` may not go there."""
+    if after not in MOVES[before]:
+        message = f"a run cannot go from {before.name} to {after.name}"
+        raise IllegalMoveError(message)
+    return after
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """What a run knows about itself from its first to its last turn."""
+
+    id: str
+    run_id: RunId
+    namespace: str
+    workflow: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """An instance to start. ``key`` (a Kubernetes UID) makes the start unique for ever, not only while it is open."""
+
+    id: str
+    namespace: str
+    workflow: str
+    queue: str
+    input: bytes
+    seed: str
+    key: str | None = None
+    priority: int = 0
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The answer to a start: the run, and whether this call created it."""
+
+    run_id: RunId
+    created: bool
+    workflow: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """Who a worker is. ``lease`` is in seconds."""
+
+    namespace: str
+    name: str
+    build: str
+    queues: tuple[str, ...]
+    workflows: tuple[str, ...]
+    lease: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A worker's right to own runs: the row and its random epoch. ``namespace`` is the tenant it serves."""
+
+    worker: WorkerId
+    epoch: int
+    namespace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """The answer to a heartbeat: the database's clock, and whether other workers' leases were found expired."""
+
+    now: Microseconds
+    reaped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InboxItem:
+    """A message with the number that its run gave it."""
+
+    run_id: RunId
+    number: int
+    event: Incoming | ClosedFromOutside
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedRun:
+    """A run with everything needed to go on: whole history and inbox, in order.
+
+    ``tasks`` are the ``seq`` of the activities that have a row in the task table.
+    """
+
+    info: RunInfo
+    history: tuple[Turn, ...]
+    inbox: tuple[InboxItem, ...]
+    tasks: tuple[int, ...]
+    mail: int
+    created_at: Microseconds
+    deadline: Microseconds | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visible:
+    """What the author tells people about a run: ``workflow.set_status``."""
+
+    text: str = ""
+    progress: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Park:
+    """Put the run to sleep, if it has consumed all ``mail``. ``wake_at=None``: only a message wakes it."""
+
+    mail: int
+    wake_at: Microseconds | None
+    waiting_for: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Close:
+    """End the run. ``outcome`` is the closing event as history has it."""
+
+    state: RunState
+    outcome: Closing | ClosedFromOutside
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Stop the run without losing anything: ``reason`` is a CamelCase word, ``message`` the whole story."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give the run back to whoever is free."""
+
+
+Ending = Park | Close | Hold | Release
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """An activity for another worker: it goes through the task table.
+
+    ``options`` is JSON that the performing worker reads (timeouts and retry policy); stores only carry it.
+    ``attempt`` is the number of the first attempt, ``delay`` the seconds until it may start.
+    """
+
+    seq: int
+    queue: str
+    name: str
+    input: bytes
+    options: bytes
+    attempt: int = 1
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What one run asks one flush to do, all or nothing.
+
+    ``turn`` is the encoded-to-be row; None when only the run's row changes.
+    ``consumed`` is the number of the last inbox message that the turn applied.
+    """
+
+    run_id: RunId
+    turn: Turn | None = None
+    consumed: int | None = None
+    tasks: tuple[NewTask, ...] = ()
+    dropped_tasks: tuple[int, ...] = ()
+    visible: Visible | None = None
+    ending: Ending | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The answer to a `Commit`.
+
+    ``recorded``: the turn is durable (now, or by an earlier try of the same
+    bytes). ``ended``: the ending took place; a park is refused when mail came.
+    ``recorded=False`` means that the run belongs to somebody else now.
+    """
+
+    recorded: bool
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedTask:
+    """An activity attempt to carry out for a run that another process may own."""
+
+    run_id: RunId
+    instance: str
+    seq: int
+    queue: str
+    name: str
+    input: bytes
+    options: bytes
+    attempt: int
+    last_failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDone:
+    """The end of a task: the event goes to the run's inbox, the task row goes away."""
+
+    run_id: RunId
+    seq: int
+    event: Incoming
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRetry:
+    """A failed attempt of a task that is tried again ``delay`` seconds from now."""
+
+    run_id: RunId
+    seq: int
+    attempt: int
+    failure: Failure
+    delay: float
+
+
+TaskResult = TaskDone | TaskRetry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """A run as people, the CLI and the operator see it."""
+
+    id: str
+    run_id: RunId
+    namespace: str
+    workflow: str
+    queue: str
+    state: RunState
+    created_at: datetime
+    started_at: datetime | None
+    closed_at: datetime | None
+    wake_at: datetime | None
+    worker: str | None
+    priority: int
+    key: str | None
+    waiting_for: str
+    status_text: str
+    progress: str
+    hold_reason: str
+    hold_message: str
+    cancel_requested: bool
+    outcome: Closing | ClosedFromOutside | None
+
+    @property
+    def phase(self) -> str:
+        """Return one word for people: Pending, Running, Stalled, Succeeded, Failed, Cancelled, Terminated, TimedOut."""
+        return phase(self.state, started=self.started_at is not None)
+
+
+_PHASES = {
+    RunState.HELD: "Stalled",
+    RunState.COMPLETED: "Succeeded",
+    RunState.FAILED: "Failed",
+    RunState.CANCELLED: "Cancelled",
+    RunState.TERMINATED: "Terminated",
+    RunState.TIMED_OUT: "TimedOut",
+}
+PHASES = ("Pending", "Running", *_PHASES.values())
+
+
+def phase(state: RunState, *, started: bool) -> str:
+    """Return the phase that people see for a stored state."""
+    return _PHASES.get(state) or ("Running" if started else "Pending")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEvent:
+    """One event of a history as readers see it; ``id`` counts from 1."""
+
+    id: int
+    time: datetime
+    type: str
+    turn: int
+    worker: str
+    event: object
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A wake-up that may be lost: work for a queue, mail for a worker, or a run that closed."""
+
+    queues: frozenset[str] = frozenset()
+    workers: frozenset[WorkerId] = frozenset()
+    closed: bool = False
+    changed: bool = False
