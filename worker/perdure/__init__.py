@@ -2,3 +2,43 @@
 
 This module re-exports the public names and holds nothing else.
 """
+
+from perdure import activity, workflow
+from perdure.client import Client, WorkflowHandle
+from perdure.errors import (
+    ActivityError,
+    ApplicationError,
+    NonRetryableError,
+    PerdureError,
+    WorkflowCancelledError,
+    WorkflowClosedError,
+    WorkflowFailedError,
+    WorkflowIdInUseError,
+    WorkflowNotFoundError,
+    WorkflowTerminatedError,
+    WorkflowTimedOutError,
+)
+from perdure.model.policies import RetryPolicy
+from perdure.runtime.tenure import Limits
+from perdure.runtime.worker import Worker
+
+__all__ = [
+    "ActivityError",
+    "ApplicationError",
+    "Client",
+    "Limits",
+    "NonRetryableError",
+    "PerdureError",
+    "RetryPolicy",
+    "Worker",
+    "WorkflowCancelledError",
+    "WorkflowClosedError",
+    "WorkflowFailedError",
+    "WorkflowHandle",
+    "WorkflowIdInUseError",
+    "WorkflowNotFoundError",
+    "WorkflowTerminatedError",
+    "WorkflowTimedOutError",
+    "activity",
+    "workflow",
+]

@@ -288,6 +288,16 @@ class Run:
         """Emit the command that starts a timer."""
         return timer.start(self, fire_at, callback, args, context)
 
+    def waiting_for(self) -> str:
+        """Return what the run waits for, in words for people: activities, signals, the next timer."""
+        parts = [f"activity {pending.name}" for pending in list(self.activities.values())[:3]]
+        if len(self.activities) > 3:
+            parts.append(f"{len(self.activities) - 3} more activities")
+        parts += [f"signal {name}" for name, box in self.mailboxes.items() if box._getters]  # type: ignore[attr-defined]  # noqa: SLF001  # asyncio tells nobody who waits
+        if self.timers and not parts:
+            parts.append("timer")
+        return ", ".join(parts)
+
     # --- faults -------------------------------------------------
 
     def violation(self, message: str) -> NoReturn:

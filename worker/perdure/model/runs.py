@@ -4,12 +4,13 @@ What lives here: frozen data and the table of moves. What must not: SQL, clocks,
 decisions. Stores, runtime, client and operator all speak in these types.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 from typing import NewType
 
-from perdure.errors import PerdureError
+from perdure.errors import PerdureError, RequestError
 from perdure.model.events import ClosedFromOutside, Closing, Failure, Incoming, Microseconds, Turn
 
 RunId = NewType("RunId", int)
@@ -271,7 +272,7 @@ class TaskDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRetry:
-    """A failed attempt of a task that is tried again ``delay`` seconds from now."""
+    """A failed attempt of a task; the next one has the number ``attempt`` and starts ``delay`` seconds from now."""
 
     run_id: RunId
     seq: int
@@ -328,6 +329,18 @@ PHASES = ("Pending", "Running", *_PHASES.values())
 def phase(state: RunState, *, started: bool) -> str:
     """Return the phase that people see for a stored state."""
     return _PHASES.get(state) or ("Running" if started else "Pending")
+
+
+def states_of(phases: Iterable[str]) -> frozenset[RunState]:
+    """Return the stored states behind phases; raise `RequestError` for a word that is no phase."""
+    found: set[RunState] = set()
+    for name in phases:
+        states = {state for state in RunState if name in (phase(state, started=False), phase(state, started=True))}
+        if not states:
+            message = f"{name!r} is no phase; the phases are {', '.join(PHASES)}"
+            raise RequestError(message)
+        found |= states
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

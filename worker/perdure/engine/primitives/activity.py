@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from perdure.engine.loop import RunFuture
 from perdure.errors import ActivityError
 from perdure.model.events import (
     ActivityAttemptFailed,
@@ -22,8 +23,6 @@ from perdure.model.events import (
 from perdure.model.failure import rebuild
 from perdure.model.payload import Reader
 from perdure.model.policies import ActivityOptions
-
-from perdure.engine.loop import RunFuture
 
 if TYPE_CHECKING:
     from perdure.engine.run import Run

@@ -8,9 +8,8 @@ import contextvars
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from perdure.model.events import TimerCancelled, TimerFired, TimerStarted
-
 from perdure.engine.loop import TimerHandle
+from perdure.model.events import TimerCancelled, TimerFired, TimerStarted
 
 if TYPE_CHECKING:
     from perdure.engine.run import Run

@@ -1,0 +1,366 @@
+"""The client: start workflows, talk to them, wait for results.
+
+What lives here: `Client` and `WorkflowHandle`. What must not: SQL, rendering,
+Kubernetes. The CLI, the operator and users call it.
+"""
+
+import asyncio
+import logging
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar, assert_never, cast, overload
+
+from perdure.errors import (
+    PayloadError,
+    StoreError,
+    WorkflowCancelledError,
+    WorkflowClosedError,
+    WorkflowFailedError,
+    WorkflowIdInUseError,
+    WorkflowNotFoundError,
+    WorkflowTerminatedError,
+    WorkflowTimedOutError,
+)
+from perdure.model.events import (
+    ClosedFromOutside,
+    Closing,
+    Incoming,
+    SignalReceived,
+    WorkflowExecutionCancelled,
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionCompleted,
+    WorkflowExecutionFailed,
+    WorkflowExecutionTerminated,
+    WorkflowExecutionTimedOut,
+)
+from perdure.model.failure import rebuild
+from perdure.model.payload import Reader, encode
+from perdure.model.policies import Duration, seconds
+from perdure.model.runs import Hint, HistoryEvent, NewRun, RunId, RunSummary, states_of
+from perdure.store.base import ReadStore, RunFilter, Store
+from perdure.watcher import Watcher
+from perdure.workflow import Signal, Workflow
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+logger = logging.getLogger("perdure.client")
+
+DEFAULT_NAMESPACE = "default"
+
+
+class FullStore(Store, ReadStore, Protocol):
+    """A store that can be read and written."""
+
+
+async def open_store(url: str) -> FullStore:
+    """Open the store that a URL names: ``postgresql://…`` or ``memory://``.
+
+    Raises `StoreError` for another scheme, `SchemaVersionError` for a database
+    that was not migrated, `StoreUnavailableError` when nobody answers.
+    """
+    scheme = url.partition("://")[0]
+    if scheme in ("postgresql", "postgres"):
+        from perdure.store.postgres import PostgresStore
+
+        return await PostgresStore.connect(url)
+    if scheme == "memory":
+        from perdure.store.memory import MemoryStore
+
+        return MemoryStore()
+    message = f"no store knows the scheme {scheme!r}; use postgresql://user@host/database or memory://"
+    raise StoreError(message)
+
+
+class WorkflowHandle(Generic[R]):
+    """A workflow instance, typed by what its workflow returns."""
+
+    def __init__(self, client: "Client", instance: str, run_id: RunId | None, result: Reader) -> None:
+        self._client = client
+        self._result = result
+        self.id = instance
+        self.run_id = run_id
+
+    async def result(self) -> R:
+        """Wait until the run closes and return what the workflow returned.
+
+        Raises `WorkflowFailedError`, `WorkflowCancelledError`,
+        `WorkflowTerminatedError` or `WorkflowTimedOutError` when it closed
+        without a result, `PayloadError` when the result does not fit the type.
+        """
+        outcome = await self._client.watcher.outcome(await self._run_id())
+        if isinstance(outcome, WorkflowExecutionCompleted):
+            return cast("R", self._result.read(outcome.result, f"the result of {self.id}"))
+        raise failure_of(self.id, outcome)
+
+    async def signal(self, signal: "Signal[T] | str", payload: Any = None) -> None:
+        """Deliver a message. Raises `WorkflowNotFoundError` or `WorkflowClosedError`; nothing is lost silently."""
+        name = signal if isinstance(signal, str) else signal.name
+        raw = encode(payload, f"signal {name}")
+        await self._client.deliver(self.id, SignalReceived(name, raw, uuid.uuid4().hex))
+
+    async def cancel(self, reason: str = "") -> None:
+        """Ask the run to cancel: its code sees `asyncio.CancelledError` and may clean up."""
+        await self._client.deliver(self.id, WorkflowExecutionCancelRequested(reason))
+
+    async def terminate(self, reason: str = "") -> None:
+        """Close the run now, without asking its code."""
+        if await self._client.store.terminate(self._client.namespace, self.id, reason) is None:
+            raise await self._client.why_not(self.id)
+
+    async def describe(self) -> RunSummary:
+        """Return where the run stands."""
+        summary = await self._client.store.describe(self._client.namespace, self.id, self.run_id)
+        if summary is None:
+            raise _not_found(self.id, self._client.namespace)
+        return summary
+
+    async def history(self) -> list[HistoryEvent]:
+        """Return every recorded event, in order."""
+        return await self._client.store.history(await self._run_id())
+
+    async def _run_id(self) -> RunId:
+        if self.run_id is None:
+            self.run_id = (await self.describe()).run_id
+        return self.run_id
+
+    def __repr__(self) -> str:
+        return f"<workflow instance {self.id} run {self.run_id}>"
+
+
+class Hints:
+    """Who wants to be woken in this process; the store is listened to as long as somebody does."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._callbacks: set[Callable[[Hint], None]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, callback: Callable[[Hint], None]) -> None:
+        """Call back on every hint from now on."""
+        self._callbacks.add(callback)
+        if self._task is None:
+            self._task = asyncio.create_task(self._listen(), name="perdure-listen")
+
+    def discard(self, callback: Callable[[Hint], None]) -> None:
+        """Stop calling back."""
+        self._callbacks.discard(callback)
+
+    def dispatch(self, hint: Hint) -> None:
+        """Wake those in this process."""
+        for callback in list(self._callbacks):
+            callback(hint)
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async for hint in self._store.listen():
+                    self.dispatch(hint)
+            except StoreError as error:
+                logger.info("cannot listen for hints, polling instead: %s", error)
+            await asyncio.sleep(10)
+
+
+class Client:
+    """A connection to the workflows of one namespace. Use it as a context manager."""
+
+    def __init__(self, url: str, namespace: str) -> None:
+        self._url = url
+        self.namespace = namespace
+        self.store: FullStore
+        self.watcher: Watcher
+        self.hints: Hints
+
+    @classmethod
+    def connect(cls, url: str | None = None, *, namespace: str | None = None) -> "Client":
+        """Return a client for ``async with``.
+
+        ``url`` is ``postgresql://…`` or ``memory://``, by default the
+        environment variable ``PERDURE_URL``; ``namespace`` is ``PERDURE_NAMESPACE``
+        or ``default``.
+        """
+        url = url or os.environ.get("PERDURE_URL")
+        if not url:
+            message = "no database is named; pass a URL or set PERDURE_URL, such as postgresql://user@host/database"
+            raise StoreError(message)
+        return cls(url, namespace or os.environ.get("PERDURE_NAMESPACE") or DEFAULT_NAMESPACE)
+
+    async def __aenter__(self) -> Self:
+        self.store = await open_store(self._url)
+        self.watcher = Watcher(self.store)
+        self.hints = Hints(self.store)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.hints.stop()
+        await self.watcher.stop()
+        await self.store.close()
+
+    @overload
+    async def start(
+        self,
+        workflow: Workflow[..., R],
+        /,
+        *args: Any,
+        id: str | None = None,
+        queue: str = ...,
+        timeout: Duration | None = None,
+        priority: int = 0,
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    async def start(
+        self,
+        workflow: str,
+        /,
+        *args: Any,
+        id: str | None = None,
+        queue: str = ...,
+        timeout: Duration | None = None,
+        priority: int = 0,
+    ) -> WorkflowHandle[Any]: ...
+
+    async def start(
+        self,
+        workflow: Workflow[..., Any] | str,
+        /,
+        *args: Any,
+        id: str | None = None,  # noqa: A002  # the word users know
+        queue: str = "default",
+        timeout: Duration | None = None,
+        priority: int = 0,
+    ) -> WorkflowHandle[Any]:
+        """Start an instance, or return the one that is open under this ``id``.
+
+        ``timeout`` bounds the whole run; runs of a higher ``priority`` are claimed
+        first. Raises `WorkflowIdInUseError` when the open instance runs another
+        workflow, `PayloadError` when an argument cannot be recorded.
+        """
+        if isinstance(workflow, Workflow):
+            name, payload = workflow.name, workflow.signature.encode_call(args, {})
+        else:
+            name, payload = workflow, encode(args, f"the input of {workflow}")
+        new = NewRun(
+            id=id or uuid.uuid4().hex,
+            namespace=self.namespace,
+            workflow=name,
+            queue=queue,
+            input=bytes(payload),
+            seed=os.urandom(8).hex(),
+            timeout=seconds(timeout, "timeout") if timeout is not None else None,
+            priority=priority,
+        )
+        run_id = await self.start_new(new)
+        return WorkflowHandle(
+            self, new.id, run_id, workflow.signature.result if isinstance(workflow, Workflow) else _ANY
+        )
+
+    async def start_input(self, workflow: str, named: Mapping[str, Any], **options: Any) -> RunId:
+        """Start an instance with input by name, as a manifest has it; ``options`` are fields of `NewRun`."""
+        payload = encode(dict(named), f"the input of {workflow}")
+        values: dict[str, Any] = {
+            "namespace": self.namespace,
+            "queue": "default",
+            "seed": os.urandom(8).hex(),
+            **options,
+        }
+        return await self.start_new(NewRun(workflow=workflow, input=bytes(payload), **values))
+
+    async def start_new(self, new: NewRun) -> RunId:
+        """Start a run that is described already."""
+        check_id(new.id)
+        started = await self.store.start(new)
+        if started.workflow != new.workflow:
+            message = f"{new.id} is open and runs workflow {started.workflow}, not {new.workflow}; choose another id"
+            raise WorkflowIdInUseError(message)
+        if started.created:
+            hint = Hint(queues=frozenset({new.queue}))
+            self.hints.dispatch(hint)
+            self.store.hint(hint)
+        return started.run_id
+
+    @overload
+    def handle(self, id: str, workflow: Workflow[..., R], *, run_id: int | None = None) -> WorkflowHandle[R]: ...
+    @overload
+    def handle(self, id: str, workflow: None = None, *, run_id: int | None = None) -> WorkflowHandle[Any]: ...
+
+    def handle(
+        self,
+        id: str,  # noqa: A002  # the word users know
+        workflow: Workflow[..., Any] | None = None,
+        *,
+        run_id: int | None = None,
+    ) -> WorkflowHandle[Any]:
+        """Return a handle on an instance that was started before (its newest run, unless ``run_id`` says which)."""
+        result = workflow.signature.result if workflow is not None else _ANY
+        return WorkflowHandle(self, id, RunId(run_id) if run_id is not None else None, result)
+
+    async def list(
+        self, *, workflow: str | None = None, phases: Sequence[str] = (), limit: int = 50, before: int | None = None
+    ) -> "list[RunSummary]":
+        """Return runs, newest first; ``before`` is the run id of the last row of the page before."""
+        where = RunFilter(
+            workflow=workflow,
+            states=states_of(phases),
+            limit=limit,
+            before=RunId(before) if before is not None else None,
+        )
+        return await self.store.list_runs(self.namespace, where)
+
+    async def deliver(self, instance: str, event: Incoming) -> None:
+        """Put a message into the inbox of an open instance."""
+        if await self.store.deliver(self.namespace, instance, event) is None:
+            raise await self.why_not(instance)
+
+    async def why_not(self, instance: str) -> WorkflowNotFoundError | WorkflowClosedError:
+        """Return the error that says why a message did not arrive."""
+        summary = await self.store.describe(self.namespace, instance)
+        if summary is None:
+            return _not_found(instance, self.namespace)
+        return WorkflowClosedError(f"{instance} is closed ({summary.phase}) and takes no more messages")
+
+
+_ANY = Reader(Any)
+
+
+def check_id(instance: str) -> None:
+    """Raise `PayloadError` when an id cannot be stored or shown."""
+    if not instance or len(instance) > 255 or not instance.isprintable():
+        message = f"a workflow id has 1 to 255 printable characters, not {instance!r}"
+        raise PayloadError(message)
+
+
+def _not_found(instance: str, namespace: str) -> WorkflowNotFoundError:
+    return WorkflowNotFoundError(f"there is no workflow instance {instance} in namespace {namespace}")
+
+
+def failure_of(instance: str, outcome: Closing | ClosedFromOutside) -> Exception:
+    """Return the error that a closed run means for somebody who wanted its result."""
+    match outcome:
+        case WorkflowExecutionFailed(failure=failure):
+            error = WorkflowFailedError(instance, f"{instance} failed: {rebuild(failure)}")
+            error.__cause__ = rebuild(failure)
+            return error
+        case WorkflowExecutionCancelled(reason=reason):
+            return WorkflowCancelledError(instance, _why(f"{instance} was cancelled", reason))
+        case WorkflowExecutionTerminated(reason=reason):
+            return WorkflowTerminatedError(instance, _why(f"{instance} was terminated", reason))
+        case WorkflowExecutionTimedOut(reason=reason):
+            return WorkflowTimedOutError(instance, _why(f"{instance} timed out", reason))
+        case WorkflowExecutionCompleted():
+            return PayloadError(f"{instance} has a result")
+        case _ as never:
+            assert_never(never)
+
+
+def _why(text: str, reason: str) -> str:
+    return f"{text}: {reason}" if reason else text

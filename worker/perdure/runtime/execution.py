@@ -1,0 +1,358 @@
+"""One owned run, from the claim to its end here: turns, activities, timers, parking.
+
+What lives here: what happens around a turn. What must not: the turn itself
+(`engine`), where an activity runs (`placement`), making attempts (`attempts`),
+writing (`flush`). `worker` creates one for each claimed run and feeds it messages.
+
+A run has at most one commit in flight. Everything that happens meanwhile waits
+in ``_incoming`` and goes into the next turn together. Nothing that a turn asked
+for starts before its commit is durable.
+"""
+
+import asyncio
+import heapq
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from perdure.activity import ActivityInfo
+from perdure.engine.flags import CURRENT
+from perdure.engine.primitives.activity import PendingActivity
+from perdure.engine.replay import replay
+from perdure.engine.run import Decision, Definition, Run
+from perdure.errors import EngineFault, PayloadError
+from perdure.model.events import (
+    ActivityAttemptFailed,
+    ActivityCancelRequested,
+    ClosedFromOutside,
+    Incoming,
+    TimerFired,
+    TimerStarted,
+    Turn,
+    TurnHeader,
+    WorkflowExecutionCancelled,
+    WorkflowExecutionCompleted,
+    WorkflowExecutionFailed,
+    WorkflowExecutionTimedOut,
+)
+from perdure.model.failure import record
+from perdure.model.policies import MICROSECONDS
+from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hold, InboxItem, Park, Release, RunState
+
+from .attempts import Attempts, Job, Retry, Verdict
+from .clock import StoreClock
+from .flush import Answer, Flusher
+from .placement import Placed, place
+
+logger = logging.getLogger("perdure.worker")
+
+LINGER = 1.0
+"""Seconds that a run without anything to do stays in memory before it is parked."""
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+DEADLINE = 0
+"""The agenda's number for the run's own timeout; commands count from 1."""
+
+_STATES = {
+    WorkflowExecutionCompleted: RunState.COMPLETED,
+    WorkflowExecutionFailed: RunState.FAILED,
+    WorkflowExecutionCancelled: RunState.CANCELLED,
+}
+
+
+class Home(Protocol):
+    """What an execution needs from its worker."""
+
+    name: str
+    build: str
+    queues: tuple[str, ...]
+    clock: StoreClock
+    flusher: Flusher
+    attempts: Attempts
+    draining: bool
+
+    def left(self, execution: "Execution", ending: Ending | None) -> None:
+        """Take note that the run is not owned here any more; None: somebody else has it, or closed it."""
+
+
+class Execution:
+    """A run while this worker owns it."""
+
+    def __init__(self, home: Home, definition: Definition, claimed: ClaimedRun) -> None:
+        self.home = home
+        self.info = claimed.info
+        self.over = False
+        self._definition = definition
+        self._history: Sequence[Turn] = claimed.history
+        self._run: Run | None = None
+        self._loop = asyncio.get_running_loop()
+        self._incoming: deque[Incoming] = deque()
+        self._seen = self._consumed = claimed.mail - len(claimed.inbox)
+        self._local: set[int] = set()
+        self._remote: set[int] = set(claimed.tasks)
+        self._details: dict[int, Any] = {}
+        self._agenda: list[tuple[int, int]] = []
+        if claimed.deadline is not None:
+            self._agenda.append((claimed.deadline, DEADLINE))
+        self._in_flight = False
+        self._scheduled = False
+        self._wake: asyncio.TimerHandle | None = None
+        self.receive(claimed.inbox)
+        self._schedule()
+
+    # --- what comes in ------------------------------------------------------------
+
+    def receive(self, items: Sequence[InboxItem]) -> None:
+        """Take messages from the inbox in the order of their numbers; what was taken before is ignored."""
+        for item in items:
+            if item.number != self._seen + 1 or self.over:
+                continue
+            self._seen = item.number
+            if isinstance(item.event, ClosedFromOutside):
+                self._leave(None)
+            else:
+                self._post(item.event)
+
+    def drain(self) -> None:
+        """Give the run back as soon as no attempt is under way."""
+        if not self._in_flight:
+            self._settle()
+
+    def abandon(self) -> None:
+        """Drop the run without a word to the store: it is not ours any more."""
+        if not self.over:
+            self._leave(None)
+
+    def _post(self, event: Incoming) -> None:
+        self._incoming.append(event)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._in_flight and not self.over:
+            self._scheduled = True
+            self._loop.call_soon(self._advance)
+
+    # --- a turn -------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        self._scheduled = False
+        if self.over or self._in_flight:
+            return
+        everything = self._run is None
+        try:
+            if self._run is None:
+                self._run = replay(self._definition, self.info, self._history)
+                self._history = ()
+                for handle in self._run.timers.values():
+                    heapq.heappush(self._agenda, (handle.fire_at, handle.seq))
+            now = self.home.clock.now()
+            due = self._take_due(self._run, now)
+            if due and due[0] == (0, DEADLINE):
+                self._time_out(self._run, now)
+                return
+            incoming = (*self._incoming, *(TimerFired(seq) for _, seq in due))
+            self._incoming.clear()
+            time = max([now, *(fire_at for fire_at, _ in due)])
+            decision = self._run.turn(self._header(time), incoming)
+        except EngineFault as fault:
+            self._hold(type(fault).__name__.removesuffix("Error"), str(fault))
+        except Exception as error:  # whatever it is, the run is held and the worker lives on
+            logger.exception("a turn of %s failed", self.info.id)
+            failure = record(error)
+            self._hold("EngineFault", f"{failure.type}: {failure.message}\n{failure.traceback}")
+        else:
+            self._commit(self._run, decision, everything=everything)
+
+    def _header(self, time: int) -> TurnHeader:
+        return TurnHeader(time=time, build=self.home.build, python=PYTHON, flags=int(CURRENT), worker=self.home.name)
+
+    def _take_due(self, run: Run, now: int) -> list[tuple[int, int]]:
+        """Return the timers that are due, and start the attempts that are; the deadline alone as ``(0, DEADLINE)``."""
+        timers: list[tuple[int, int]] = []
+        while self._agenda and self._agenda[0][0] <= now:
+            entry = heapq.heappop(self._agenda)
+            if entry[1] == DEADLINE:
+                return [(0, DEADLINE)]
+            if entry[1] in run.timers:
+                timers.append(entry)
+            elif entry[1] in run.activities:
+                self._start(run.activities[entry[1]])
+        return timers
+
+    def _commit(self, run: Run, decision: Decision, *, everything: bool) -> None:
+        consumed = self._seen if self._seen != self._consumed else None
+        ending: Ending | None = None
+        placed = Placed()
+        if decision.closing is not None:
+            ending = Close(state=_STATES[type(decision.closing)], outcome=decision.closing)
+        elif self.home.draining and not self._local:
+            ending = Release()
+        else:
+            placed = place(self.home, run, decision, self._remote, everything=everything)
+            self._remote.update(task.seq for task in placed.tasks)
+        for command in decision.commands:
+            if isinstance(command, TimerStarted):
+                heapq.heappush(self._agenda, (command.fire_at, command.seq))
+        commit = Commit(
+            run_id=self.info.run_id,
+            turn=decision.turn,
+            consumed=consumed,
+            tasks=placed.tasks,
+            dropped_tasks=placed.dropped,
+            visible=decision.visible,
+            ending=ending,
+        )
+        if commit == Commit(run_id=self.info.run_id):
+            self._after(run, placed.here)
+        else:
+            self._submit(commit, lambda answer: self._recorded(run, answer, commit, placed.here))
+
+    def _submit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
+        self._in_flight = True
+        self._cancel_wake()
+        self.home.flusher.submit(commit, answered)
+
+    # --- after a commit -----------------------------------------------------------
+
+    def _recorded(self, run: Run, answer: Answer, commit: Commit, here: Sequence[int]) -> None:
+        self._in_flight = False
+        if self.over:
+            return
+        if isinstance(answer, PayloadError):
+            self._hold("TurnRefused", str(answer))
+            return
+        if not answer.recorded:
+            logger.warning("%s was taken over or closed by somebody else; this worker drops it", self.info.id)
+            self._leave(None)
+            return
+        if commit.consumed is not None:
+            self._consumed = commit.consumed
+        if commit.ending is not None and answer.ended:
+            self._leave(commit.ending)
+            return
+        for event in commit.turn.events if commit.turn is not None else ():
+            if isinstance(event, ActivityAttemptFailed):
+                heapq.heappush(self._agenda, (event.retry_at, event.seq))
+            elif isinstance(event, ActivityCancelRequested):
+                self._local.discard(event.seq)
+                self._remote.discard(event.seq)
+                self.home.attempts.cancel(self.info.run_id, event.seq)
+        self._after(run, here)
+
+    def _after(self, run: Run, here: Sequence[int]) -> None:
+        for seq in here:
+            pending = run.activities.get(seq)
+            if pending is None:
+                continue
+            if pending.retry_at > self.home.clock.now():
+                heapq.heappush(self._agenda, (pending.retry_at, seq))
+            else:
+                self._start(pending)
+        self._settle()
+
+    def _start(self, pending: PendingActivity) -> None:
+        if pending.seq in self._local or self.home.draining:
+            return
+        self._local.add(pending.seq)
+        info = ActivityInfo(
+            name=pending.name,
+            attempt=pending.attempt,
+            queue=pending.options.queue or self.info.queue,
+            workflow_id=self.info.id,
+            run_id=self.info.run_id,
+            idempotency_key=f"{self.info.run_id}/{pending.seq}",
+            heartbeat_details=self._details.get(pending.seq),
+        )
+        job = Job(info=info, seq=pending.seq, input=pending.input, options=pending.options)
+        self.home.attempts.submit(job, lambda verdict: self._verdict(job, verdict))
+
+    def _verdict(self, job: Job, verdict: Verdict) -> None:
+        if self.over:
+            return
+        self._local.discard(job.seq)
+        if isinstance(verdict, Retry):
+            self._details[job.seq] = verdict.details
+            retry_at = self.home.clock.now() + round(verdict.delay * MICROSECONDS)
+            self._post(ActivityAttemptFailed(job.seq, job.info.attempt, verdict.failure, retry_at))
+        else:
+            self._details.pop(job.seq, None)
+            self._post(verdict)
+
+    # --- waiting -------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Decide what to wait for, now that nothing is in flight."""
+        if self.over or self._in_flight:
+            return
+        if self._incoming:
+            self._schedule()
+            return
+        self._cancel_wake()
+        if self.home.draining and not self._local:
+            self._submit(Commit(run_id=self.info.run_id, ending=Release()), self._parked)
+            return
+        wait = self._until_next()
+        if wait is not None and (self._local or wait <= 2 * LINGER):
+            self._wake = self._loop.call_later(max(0.0, wait), self._advance)
+        elif not self._local:
+            self._wake = self._loop.call_later(LINGER, self._park)
+
+    def _until_next(self) -> float | None:
+        """Return the seconds until the next timer, retry or deadline; None when there is none."""
+        run = self._run
+        while run is not None and self._agenda:
+            at, seq = self._agenda[0]
+            if seq == DEADLINE or seq in run.timers or seq in run.activities:
+                return (at - self.home.clock.now()) / MICROSECONDS
+            heapq.heappop(self._agenda)
+        return None
+
+    def _park(self) -> None:
+        if self.over or self._in_flight or self._incoming or self._local or self._run is None:
+            return
+        wake_at = self._agenda[0][0] if self._until_next() is not None else None
+        park = Park(mail=self._consumed, wake_at=wake_at, waiting_for=self._run.waiting_for())
+        self._submit(Commit(run_id=self.info.run_id, ending=park), self._parked)
+
+    def _parked(self, answer: Answer) -> None:
+        self._in_flight = False
+        if self.over:
+            return
+        if isinstance(answer, PayloadError) or not answer.recorded:
+            self._leave(None)
+        elif answer.ended:
+            self._leave(Release())
+        else:  # refused: a message is on its way, the next look into the inbox brings it
+            self._settle()
+
+    def _cancel_wake(self) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+
+    # --- the end --------------------------------------------------------------------
+
+    def _time_out(self, run: Run, now: int) -> None:
+        event = WorkflowExecutionTimedOut("the run reached its timeout")
+        turn = Turn(run.turns, TurnHeader(time=max(now, run.header.time)), (event,))
+        ending = Close(state=RunState.TIMED_OUT, outcome=event)
+        commit = Commit(run_id=self.info.run_id, turn=turn, ending=ending)
+        self._submit(commit, lambda answer: self._recorded(run, answer, commit, ()))
+
+    def _hold(self, reason: str, message: str) -> None:
+        logger.error("%s is held: %s", self.info.id, message)
+        self._cancel_wake()
+        hold = Hold(reason=reason, message=message)
+        self._submit(Commit(run_id=self.info.run_id, ending=hold), lambda _: self._leave(hold))
+
+    def _leave(self, ending: Ending | None) -> None:
+        self.over = True
+        self._cancel_wake()
+        for seq in self._local:
+            self.home.attempts.cancel(self.info.run_id, seq)
+        if self._run is not None:
+            stubborn = self._run.evict()
+            if stubborn:
+                logger.error("%s: tasks %s ignored their cancellation and were closed", self.info.id, stubborn)
+        self.home.left(self, ending)

@@ -1,0 +1,123 @@
+"""Guards around a turn: reading the outside world inside workflow code holds the run.
+
+What lives here: wrappers for ``time``, ``random``, ``uuid`` and ``os.urandom``,
+and an audit hook for files, sockets, processes and threads. What must not:
+rules for anything but a turn; outside one, every wrapper is a pass-through. A
+worker installs it once for the process; it cannot be taken out again, because
+audit hooks cannot.
+
+What cannot be guarded at run time: ``datetime.now()`` (a method of an immutable
+C type). Use ``workflow.now()``.
+"""
+
+import asyncio
+import os
+import random
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from functools import wraps
+from types import FrameType
+from typing import Any
+
+from perdure.engine.loop import RunLoop, running
+
+_CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns")
+_RANDOM = (
+    "betavariate", "choice", "choices", "expovariate", "gammavariate", "gauss", "getrandbits", "lognormvariate",
+    "normalvariate", "paretovariate", "randbytes", "randint", "random", "randrange", "sample", "shuffle",
+    "triangular", "uniform", "vonmisesvariate", "weibullvariate",
+)  # fmt: skip
+
+# Machinery that may read clocks and files on behalf of harmless code: imports, log records, tracebacks.
+_TRUSTED = ("importlib", "logging", "linecache", "tokenize", "traceback", "warnings", "zipimport", "asyncio", "inspect")
+
+_AUDITED = {
+    "open": "opened the file {0!r}; read and write files in an activity",
+    "os.listdir": "listed the directory {0!r}; do that in an activity",
+    "os.scandir": "listed the directory {0!r}; do that in an activity",
+    "os.remove": "removed {0!r}; do that in an activity",
+    "os.rename": "renamed {0!r}; do that in an activity",
+    "os.mkdir": "made the directory {0!r}; do that in an activity",
+    "os.system": "ran a shell command; do that in an activity",
+    "os.exec": "replaced the process; do that in an activity",
+    "os.fork": "forked; start processes in an activity",
+    "os.posix_spawn": "started a process; do that in an activity",
+    "subprocess.Popen": "started a process; do that in an activity",
+    "socket.__new__": "opened a socket; use the network in an activity",
+    "socket.connect": "connected a socket; use the network in an activity",
+    "socket.getaddrinfo": "looked up a host name; use the network in an activity",
+    "socket.gethostbyname": "looked up a host name; use the network in an activity",
+    "_thread.start_new_thread": "started a thread; call a synchronous activity instead",
+}
+
+_installed = False
+
+
+def install() -> None:
+    """Put the guards in place for this process; later calls do nothing."""
+    global _installed  # noqa: PLW0603  # audit hooks are global to the process
+    if _installed:
+        return
+    _installed = True
+    for name in _CLOCKS:
+        _wrap(time, name, "use workflow.now() or asyncio.get_running_loop().time()")
+    _wrap(time, "sleep", "use await asyncio.sleep(); it is a durable timer in a workflow")
+    for name in _RANDOM:
+        _wrap(random, name, f"use workflow.random().{name}()")
+    for name in ("uuid1", "uuid4"):
+        _wrap(uuid, name, "use workflow.uuid4()")
+    _wrap(os, "urandom", "use workflow.random().randbytes() or workflow.uuid4()")
+    random._urandom = os.urandom  # type: ignore[attr-defined]  # noqa: SLF001  # SystemRandom and secrets read this name
+    _order_as_completed()
+    sys.addaudithook(_audit)
+
+
+def _wrap(module: Any, name: str, instead: str) -> None:
+    original: Callable[..., Any] = getattr(module, name)
+
+    @wraps(original)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        loop = running()
+        if loop is not None and loop.guarded and not _trusted(sys._getframe(1)):  # noqa: SLF001
+            loop.host.violation(f"{module.__name__}.{name}() differs on replay; {instead}")
+        return original(*args, **kwargs)
+
+    setattr(module, name, guarded)
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    message = _AUDITED.get(event)
+    if message is None:
+        return
+    loop = running()
+    if loop is not None and loop.guarded and not _trusted(sys._getframe(1)):  # noqa: SLF001
+        loop.host.violation("the workflow " + message.format(*args))
+
+
+def _trusted(frame: FrameType | None) -> bool:
+    """Tell whether a trusted module is at work between the guard and the author's code."""
+    for _ in range(12):
+        if frame is None:
+            return False
+        name = str(frame.f_globals.get("__name__", ""))
+        if name.partition(".")[0] in _TRUSTED or frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _order_as_completed() -> None:
+    """Make ``asyncio.as_completed`` start its coroutines in the order given, not in the order of a set."""
+    original = asyncio.as_completed
+
+    @wraps(original)
+    def ordered(fs: Any, **kwargs: Any) -> Any:
+        loop = running()
+        if isinstance(loop, RunLoop):
+            fs = [asyncio.ensure_future(awaitable) for awaitable in fs]
+        return original(fs, **kwargs)
+
+    asyncio.as_completed = ordered
+    asyncio.tasks.as_completed = ordered

@@ -1,0 +1,96 @@
+"""The lease of a worker, renewed from a thread of its own.
+
+What lives here: the heartbeat, and the rule that a worker whose event loop has
+stalled gives its lease up. What must not: knowledge of runs. `worker` starts
+one for each registration and is called back on its event loop.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from perdure.errors import LeaseLostError, StoreError
+from perdure.model.runs import Lease
+from perdure.store.base import Store
+
+from .clock import StoreClock
+
+logger = logging.getLogger("perdure.worker")
+
+PULSE = 0.25
+"""Seconds between two signs of life of the event loop."""
+
+
+class LeaseKeeper:
+    """Renews a lease three times within its length until it is lost or stopped.
+
+    The thread exists because a turn or an ``async`` activity that computes for
+    long must not cost the worker its runs; but a loop that shows no sign of life
+    for a whole lease is given up, so that others go on with its runs.
+    """
+
+    def __init__(
+        self, store: Store, lease: Lease, length: float, clock: StoreClock, on_event: Callable[[str], None]
+    ) -> None:
+        self._store = store
+        self._lease = lease
+        self._length = length
+        self._clock = clock
+        self._on_event = on_event
+        self._stopped = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self._pulse = time.monotonic()
+        self._pulse_handle: asyncio.TimerHandle | None = None
+        self._thread = threading.Thread(target=self._renew_until_stopped, name="perdure-lease", daemon=True)
+
+    async def start(self) -> None:
+        """Renew once (the clock is set when this returns), then keep renewing."""
+        self._beat()
+        await self._loop.run_in_executor(None, self._renew)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Stop renewing; the lease stays as it is."""
+        self._stopped.set()
+        if self._pulse_handle is not None:
+            self._pulse_handle.cancel()
+        if self._thread.is_alive():
+            await self._loop.run_in_executor(None, self._thread.join)
+
+    def _beat(self) -> None:
+        self._pulse = time.monotonic()
+        self._pulse_handle = self._loop.call_later(PULSE, self._beat)
+
+    def _renew(self) -> bool:
+        asked_at = time.monotonic_ns()
+        renewal = self._store.renew(self._lease)
+        self._clock.set(renewal.now, asked_at, time.monotonic_ns())
+        return renewal.reaped
+
+    def _renew_until_stopped(self) -> None:
+        renewed_at = time.monotonic()
+        while not self._stopped.wait(self._length / 3):
+            silence = time.monotonic() - self._pulse
+            if silence > self._length:
+                logger.error("the event loop has not moved for %.1f s; giving the lease up", silence)
+                self._tell("lost")
+                return
+            try:
+                asked_at = time.monotonic()
+                if self._renew():
+                    self._tell("reaped")
+                renewed_at = asked_at
+            except LeaseLostError:
+                self._tell("lost")
+                return
+            except StoreError as error:
+                logger.warning("the lease could not be renewed: %s", error)
+                if time.monotonic() - renewed_at > self._length:
+                    self._tell("lost")
+                    return
+
+    def _tell(self, event: str) -> None:
+        if not self._stopped.is_set() and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._on_event, event)

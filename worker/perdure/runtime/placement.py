@@ -1,0 +1,90 @@
+"""Where activities run: here, or wherever a worker takes them from the task table.
+
+What lives here: one pure decision for each turn. What must not: starting or
+writing anything. `execution` asks before it commits a turn.
+
+The owner of a run carries out activities itself while it has free slots and a
+short backlog: no row, no round trip. What is left over, and what belongs to
+other queues or is not known here, becomes a task in the same commit.
+"""
+
+from collections import Counter
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Protocol
+
+from perdure.engine.primitives.activity import PendingActivity
+from perdure.engine.run import Decision, Run
+from perdure.model.events import ActivityCancelRequested, ActivityScheduled
+from perdure.model.policies import MICROSECONDS
+from perdure.model.runs import NewTask
+
+from .attempts import Attempts
+from .clock import StoreClock
+from .options import encode_options
+
+BACKLOG = 2
+"""Attempts that may wait for a slot of this process, for each slot."""
+
+
+class Site(Protocol):
+    """What a decision depends on."""
+
+    queues: tuple[str, ...]
+    clock: StoreClock
+    attempts: Attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The ``seq`` of activities to start here, new rows for the task table, and rows to take out of it."""
+
+    here: tuple[int, ...] = ()
+    tasks: tuple[NewTask, ...] = ()
+    dropped: tuple[int, ...] = ()
+
+
+def place(site: Site, run: Run, decision: Decision, remote: AbstractSet[int], *, everything: bool) -> Placed:
+    """Place the activities that ``decision`` scheduled; after a claim (``everything``) all that are pending.
+
+    ``remote`` holds the ``seq`` that have a row in the task table already.
+    """
+    if everything:
+        waiting = [pending for pending in run.activities.values() if pending.seq not in remote]
+    else:
+        scheduled = [command.seq for command in decision.commands if isinstance(command, ActivityScheduled)]
+        waiting = [run.activities[seq] for seq in scheduled if seq in run.activities]
+    here: list[int] = []
+    tasks: list[NewTask] = []
+    planned: Counter[bool] = Counter()
+    for pending in waiting:
+        queue = pending.options.queue or run.info.queue
+        if _fits(site, pending, queue, planned):
+            here.append(pending.seq)
+        else:
+            tasks.append(_task(pending, queue, site.clock.now()))
+    cancelled = (command.seq for command in decision.commands if isinstance(command, ActivityCancelRequested))
+    return Placed(tuple(here), tuple(tasks), tuple(seq for seq in cancelled if seq in remote))
+
+
+def _fits(site: Site, pending: PendingActivity, queue: str, planned: Counter[bool]) -> bool:
+    activity = site.attempts.activities.get(pending.name)
+    if activity is None or queue not in site.queues:
+        return False
+    slots = site.attempts.slots(activity)
+    if planned[activity.is_async] >= slots.free - len(slots.queue) + BACKLOG * slots.places:
+        return False
+    planned[activity.is_async] += 1
+    return True
+
+
+def _task(pending: PendingActivity, queue: str, now: int) -> NewTask:
+    return NewTask(
+        seq=pending.seq,
+        queue=queue,
+        name=pending.name,
+        input=bytes(pending.input),
+        options=encode_options(pending.options),
+        attempt=pending.attempt,
+        delay=max(0.0, (pending.retry_at - now) / MICROSECONDS),
+    )

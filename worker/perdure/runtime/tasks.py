@@ -1,0 +1,132 @@
+"""Activities for runs that another process owns: claimed from the task table, answered into the run's inbox.
+
+What lives here: the loop that takes tasks while there are free slots, and the
+batch of answers. What must not: turns. `worker` runs one for each lease.
+"""
+
+import asyncio
+import logging
+
+import msgspec
+
+from perdure.activity import ActivityInfo
+from perdure.errors import StoreUnavailableError
+from perdure.model.events import Failure
+from perdure.model.runs import ClaimedTask, Lease, TaskDone, TaskResult, TaskRetry
+from perdure.store.base import Store
+
+from .attempts import Attempts, Job, Retry, Verdict
+from .options import decode_options
+
+logger = logging.getLogger("perdure.worker")
+
+CLAIM = 100
+"""Most tasks taken at a time."""
+UNKNOWN_DELAY = 5.0
+"""Seconds before a task that this process does not know is offered again."""
+
+
+class TaskLoop:
+    """Takes tasks and answers them."""
+
+    def __init__(self, store: Store, lease: Lease, attempts: Attempts, poll: float) -> None:
+        self._store = store
+        self._lease = lease
+        self._attempts = attempts
+        self._poll = poll
+        self._news = asyncio.Event()
+        self._answers: list[TaskResult] = []
+        self._draining = False
+        self._mine: set[tuple[int, int]] = set()
+
+    def wake(self) -> None:
+        """Look for tasks now: somebody hinted, or a slot became free."""
+        self._news.set()
+
+    def drain(self) -> None:
+        """Take no more tasks; answer those under way."""
+        self._draining = True
+        self.wake()
+
+    @property
+    def busy(self) -> bool:
+        """Whether attempts are under way or answers are not written yet."""
+        return bool(self._mine or self._answers)
+
+    async def run(self) -> None:
+        """Loop until cancelled."""
+        while True:
+            await self._answer()
+            taken = await self._take()
+            if taken or self._answers:
+                continue
+            try:
+                await asyncio.wait_for(self._news.wait(), self._poll)
+            except TimeoutError:
+                pass  # nobody hinted: look anyway
+            self._news.clear()
+
+    async def _take(self) -> bool:
+        limit = min(CLAIM, self._attempts.free())
+        if self._draining or limit <= 0:
+            return False
+        try:
+            tasks = await self._store.claim_tasks(self._lease, limit)
+        except StoreUnavailableError:
+            await asyncio.sleep(0.5)
+            return False
+        for task in tasks:
+            self._begin(task)
+        return len(tasks) == limit
+
+    def _begin(self, task: ClaimedTask) -> None:
+        if task.name not in self._attempts.activities:
+            logger.error(
+                "activity %s of %s is not known here, though this worker serves queue %s; offering it again in %g s",
+                task.name, task.instance, task.queue, UNKNOWN_DELAY,
+            )  # fmt: skip
+            failure = Failure("UnknownActivity", f"a worker of queue {task.queue} does not know activity {task.name}")
+            self._push(
+                TaskRetry(run_id=task.run_id, seq=task.seq, attempt=task.attempt, failure=failure, delay=UNKNOWN_DELAY)
+            )
+            return
+        info = ActivityInfo(
+            name=task.name,
+            attempt=task.attempt,
+            queue=task.queue,
+            workflow_id=task.instance,
+            run_id=task.run_id,
+            idempotency_key=f"{task.run_id}/{task.seq}",
+        )
+        job = Job(info=info, seq=task.seq, input=msgspec.Raw(task.input), options=decode_options(task.options))
+        self._mine.add((task.run_id, task.seq))
+        self._attempts.submit(job, lambda verdict: self._ended(task, verdict))
+
+    def _ended(self, task: ClaimedTask, verdict: Verdict) -> None:
+        self._mine.discard((task.run_id, task.seq))
+        if isinstance(verdict, Retry):
+            self._push(
+                TaskRetry(
+                    run_id=task.run_id,
+                    seq=task.seq,
+                    attempt=task.attempt + 1,
+                    failure=verdict.failure,
+                    delay=verdict.delay,
+                )
+            )
+        else:
+            self._push(TaskDone(run_id=task.run_id, seq=task.seq, event=verdict))
+
+    def _push(self, result: TaskResult) -> None:
+        self._answers.append(result)
+        self._news.set()
+
+    async def _answer(self) -> None:
+        while self._answers:
+            batch = self._answers[:500]
+            try:
+                await self._store.finish_tasks(self._lease, batch)
+            except StoreUnavailableError:
+                await asyncio.sleep(0.5)
+                continue
+            del self._answers[: len(batch)]

@@ -1,0 +1,250 @@
+"""One tenure of a worker: everything that holds while one lease does.
+
+What lives here: the owned runs, and the loops that claim, look into the inbox
+and recover. What must not: signals, processes, re-registration (`worker`). When
+the lease is lost the whole tenure is thrown away and nothing of it can write.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.engine.run import Definition
+from perdure.errors import LeaseLostError, StoreUnavailableError
+from perdure.model.events import ClosedFromOutside, Closing
+from perdure.model.policies import MICROSECONDS
+from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hint, Hold, Lease, Park, RunId, WorkerInfo
+from perdure.store.base import Store
+
+from .attempts import Attempts
+from .clock import StoreClock
+from .execution import Execution
+from .flush import Flusher
+from .lease import LeaseKeeper
+from .tasks import TaskLoop
+
+logger = logging.getLogger("perdure.worker")
+
+CLAIM = 100
+"""Most runs taken at a time, so that a new worker finds something to take."""
+CLAIM_POLL = 2.0
+TASK_POLL = 6.0
+INBOX_POLL = 0.5
+"""Seconds between two looks when nobody hints. An idle worker looks for runs and
+tasks only and stays below one statement a second, heartbeats included."""
+RECOVER_POLL = 30.0
+
+ClosedCallback = Callable[[RunId, Closing | ClosedFromOutside], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much a worker takes on. Times are in seconds.
+
+    ``runs`` are in memory at a time, ``activities`` on the event loop,
+    ``threads`` in the thread pool. A worker that is silent for ``lease`` loses
+    its runs to others. ``drain`` is how long attempts may go on after a stop.
+    """
+
+    runs: int = 1_000
+    activities: int = 100
+    threads: int = 16
+    lease: float = 10.0
+    drain: float = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """What a worker brings to each of its tenures."""
+
+    store: Store
+    info: WorkerInfo
+    workflows: Mapping[str, Definition]
+    activities: Mapping[str, Any]
+    limits: Limits
+    on_closed: ClosedCallback
+
+
+class Tenure:
+    """The worker between one registration and its end. It is the `Home` of its executions."""
+
+    def __init__(self, charge: Charge) -> None:
+        self.charge = charge
+        self.name = charge.info.name
+        self.build = charge.info.build
+        self.queues = charge.info.queues
+        self.clock = StoreClock()
+        self.attempts = Attempts(charge.activities, charge.limits.activities, charge.limits.threads)
+        self.draining = False
+        self.polling = False
+        self.lost = asyncio.Event()
+        self.flusher: Flusher
+        self._lease: Lease
+        self._tasks: TaskLoop
+        self._keeper: LeaseKeeper
+        self._executions: dict[RunId, Execution] = {}
+        self._loops: list[asyncio.Task[None]] = []
+        self._work = asyncio.Event()
+        self._mail = asyncio.Event()
+        self._orphans = asyncio.Event()
+        self._came_to_rest = asyncio.Event()
+
+    @property
+    def owned(self) -> int:
+        """How many runs it owns."""
+        return len(self._executions)
+
+    # --- beginning and end ------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Register and begin to claim. Raises `StoreUnavailableError` when nobody answers."""
+        charge = self.charge
+        self._lease = await charge.store.register(charge.info)
+        self._keeper = LeaseKeeper(charge.store, self._lease, charge.limits.lease, self.clock, self._on_lease_event)
+        try:
+            await self._keeper.start()
+        except BaseException:
+            await self._keeper.stop()
+            raise
+        self.flusher = Flusher(charge.store, self._lease, self.lost.set)
+        self._tasks = TaskLoop(charge.store, self._lease, self.attempts, TASK_POLL)
+        self.attempts.on_free = self._tasks.wake
+        for loop in (self._recover_loop, self._claim_loop, self._inbox_loop, self._tasks.run):
+            self._loops.append(asyncio.create_task(self._watched(loop), name=f"perdure {loop.__qualname__}"))
+
+    async def drain(self) -> None:
+        """Claim no more, give runs back as they come to rest, and wait for attempts up to the limit."""
+        self.draining = True
+        self._tasks.drain()
+        for execution in list(self._executions.values()):
+            execution.drain()
+        try:
+            async with asyncio.timeout(self.charge.limits.drain):
+                while (self._executions or self._tasks.busy) and not self.lost.is_set():
+                    self._came_to_rest.clear()
+                    await self._came_to_rest.wait()
+        except TimeoutError:
+            logger.warning("%d runs still had attempts under way after the drain time", self.owned)
+
+    async def end(self) -> None:
+        """Stop every loop, drop what is left and, if the lease is still ours, give everything back at once."""
+        self.draining = True
+        self.polling = False
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        for execution in list(self._executions.values()):
+            execution.abandon()
+        await self.attempts.stop()
+        await self.flusher.stop()
+        await self._keeper.stop()
+        if not self.lost.is_set():
+            try:
+                await self.charge.store.resign(self._lease)
+            except StoreUnavailableError as error:
+                logger.warning("could not resign; others wait until the lease expires: %s", error)
+
+    # --- what executions, hints and the lease say ---------------------------------------
+
+    def left(self, execution: Execution, ending: Ending | None) -> None:
+        """Take note that a run is not owned here any more."""
+        was_full = len(self._executions) >= self.charge.limits.runs
+        self._executions.pop(execution.info.run_id, None)
+        if isinstance(ending, Close):
+            self.charge.on_closed(execution.info.run_id, ending.outcome)
+            self.charge.store.hint(Hint(closed=True))
+        elif isinstance(ending, Park) and ending.wake_at is not None:
+            # A parked run belongs to nobody. Whoever parked it looks again at the right moment; the poll is the floor.
+            delay = (ending.wake_at - self.clock.now()) / MICROSECONDS
+            asyncio.get_running_loop().call_later(max(0.0, delay), self._work.set)
+        if was_full:
+            self._work.set()
+        self._came_to_rest.set()
+
+    def on_hint(self, hint: Hint) -> None:
+        """Look now where the hint points."""
+        if not hint.queues.isdisjoint(self.queues):
+            self._work.set()
+            self._tasks.wake()
+        if self._lease.worker in hint.workers:
+            self._mail.set()
+
+    def _on_lease_event(self, event: str) -> None:
+        if event == "lost":
+            self.lost.set()
+            self._came_to_rest.set()
+        else:
+            self._orphans.set()
+
+    # --- loops --------------------------------------------------------------------------
+
+    async def _watched(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a loop through outages of the store; a lost lease ends the tenure."""
+        while True:
+            try:
+                await loop()
+            except LeaseLostError:
+                self._on_lease_event("lost")
+                return
+            except StoreUnavailableError as error:
+                self.polling = False
+                logger.warning("%s", error)
+                await asyncio.sleep(0.5)
+            except Exception:
+                logger.exception("a loop of the worker failed; it starts again")
+                await asyncio.sleep(1)
+
+    async def _claim_loop(self) -> None:
+        while not self.draining:
+            self._work.clear()
+            room = min(CLAIM, self.charge.limits.runs - len(self._executions))
+            if room > 0:
+                claimed = await self.charge.store.claim(self._lease, room)
+                self.polling = True
+                for run in claimed:
+                    self._adopt(run)
+                if len(claimed) == room:
+                    continue
+            await _event_or(self._work, CLAIM_POLL)
+
+    def _adopt(self, claimed: ClaimedRun) -> None:
+        definition = self.charge.workflows.get(claimed.info.workflow)
+        if definition is not None:
+            self._executions[claimed.info.run_id] = Execution(self, definition, claimed)
+            return
+        known = ", ".join(sorted(self.charge.workflows)) or "none"
+        message = (
+            f"no workflow named {claimed.info.workflow} is registered on worker {self.name} "
+            f"(it knows: {known}); start a worker that has it"
+        )
+        logger.error("%s is held: %s", claimed.info.id, message)
+        hold = Hold(reason="UnknownWorkflow", message=message)
+        self.flusher.submit(Commit(run_id=claimed.info.run_id, ending=hold), lambda _: None)
+
+    async def _inbox_loop(self) -> None:
+        while True:
+            self._mail.clear()
+            if self._executions:
+                items = await self.charge.store.inbox(self._lease)
+                for item in items:
+                    execution = self._executions.get(item.run_id)
+                    if execution is not None:
+                        execution.receive((item,))
+            await _event_or(self._mail, INBOX_POLL)
+
+    async def _recover_loop(self) -> None:
+        while True:
+            self._orphans.clear()
+            if await self.charge.store.recover(self._lease):
+                self._work.set()
+            await _event_or(self._orphans, RECOVER_POLL)
+
+
+async def _event_or(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass  # nobody hinted: look anyway

@@ -1,0 +1,161 @@
+"""The worker: what users start.
+
+What lives here: registration of definitions, one tenure after the other, and a
+stop that drains. What must not: what happens within a tenure. The CLI and users
+construct it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from perdure.activity import Activity
+from perdure.client import Client
+from perdure.errors import DefinitionError, StoreUnavailableError
+from perdure.model.runs import Hint, WorkerInfo
+from perdure.workflow import Workflow
+
+from . import guard
+from .build import build_id as fingerprint
+from .tenure import Charge, Limits, Tenure
+
+logger = logging.getLogger("perdure.worker")
+
+
+class Worker:
+    """Runs workflows and activities of one namespace.
+
+    Use it as a context manager beside a client, or ``await worker.run()`` as a
+    program of its own. ``name`` tells workers apart for people (host and process
+    by default); ``build_id`` names the code (a fingerprint of it by default).
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        workflows: Iterable[Workflow[..., Any]] = (),
+        activities: Iterable[Activity[..., Any]] = (),
+        queues: Sequence[str] = ("default",),
+        name: str | None = None,
+        build_id: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._client = client
+        self._workflows = _by_name(workflows, Workflow, "workflows=[...]")
+        self._activities = _by_name(activities, Activity, "activities=[...]")
+        if isinstance(queues, str) or not queues:
+            message = f"queues must be a list of names, such as ['default'], not {queues!r}"
+            raise DefinitionError(message)
+        self._queues = tuple(queues)
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._build_id = build_id
+        self._limits = limits or Limits()
+        self._tenure: Tenure | None = None
+        self._service: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the worker has a lease, reaches the store and takes work."""
+        return self._tenure is not None and self._tenure.polling and not self._stopping.is_set()
+
+    @property
+    def owned(self) -> int:
+        """How many runs the worker owns right now."""
+        return self._tenure.owned if self._tenure is not None else 0
+
+    async def run(self) -> None:
+        """Serve until `stop` is called or the task is cancelled; drain either way."""
+        async with self:
+            await self._stopping.wait()
+
+    def stop(self) -> None:
+        """Begin to drain: claim no more and give the runs back."""
+        self._stopping.set()
+
+    async def __aenter__(self) -> Self:
+        guard.install()
+        functions = [*self._workflows.values(), *self._activities.values()]
+        info = WorkerInfo(
+            namespace=self._client.namespace,
+            name=self.name,
+            build=self._build_id or fingerprint(item.function for item in functions),
+            queues=self._queues,
+            workflows=tuple(self._workflows),
+            lease=self._limits.lease,
+        )
+        charge = Charge(
+            store=self._client.store,
+            info=info,
+            workflows=self._workflows,
+            activities=self._activities,
+            limits=self._limits,
+            on_closed=self._client.watcher.closed,
+        )
+        self._client.hints.add(self._on_hint)
+        self._service = asyncio.create_task(self._serve(charge), name=f"perdure worker {self.name}")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._client.hints.discard(self._on_hint)
+        assert self._service is not None
+        await asyncio.shield(self._service)
+
+    def _on_hint(self, hint: Hint) -> None:
+        if self._tenure is not None:
+            self._tenure.on_hint(hint)
+
+    async def _serve(self, charge: Charge) -> None:
+        """Hold one tenure after the other until the worker is stopped."""
+        while not self._stopping.is_set():
+            tenure = Tenure(charge)
+            try:
+                await tenure.start()
+            except StoreUnavailableError as error:
+                logger.warning("%s", error)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        await self._stopping.wait()
+                continue
+            self._tenure = tenure
+            logger.info("worker %s serves %s with build %s", self.name, ", ".join(self._queues), charge.info.build)
+            await self._until_over(tenure)
+            if not tenure.lost.is_set():
+                await tenure.drain()
+            else:
+                logger.error("worker %s lost its lease; it registers again with nothing in hand", self.name)
+            await tenure.end()
+            self._tenure = None
+
+    async def _until_over(self, tenure: Tenure) -> None:
+        waits = [asyncio.create_task(event.wait()) for event in (tenure.lost, self._stopping)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+
+def _by_name(
+    items: Iterable[Any], kind: type[Workflow[..., Any]] | type[Activity[..., Any]], where: str
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in items:
+        if not isinstance(item, kind):
+            message = f"{where} takes decorated functions; {item!r} is not one: use @{kind.__name__.lower()}.define"
+            raise DefinitionError(message)
+        if item.name in found and found[item.name] is not item:
+            message = f"two definitions are called {item.name}; give one of them another name: define(name=...)"
+            raise DefinitionError(message)
+        found[item.name] = item
+    return found

@@ -1,0 +1,90 @@
+"""Waiting for runs to close: one watcher for a whole process.
+
+What lives here: the futures of those who wait, and the one loop that asks for
+all of them at once. What must not: decoding of results. The client owns one;
+a worker beside it reports closed runs from memory, without a statement.
+"""
+
+import asyncio
+import logging
+
+from perdure.errors import StoreError, WorkflowNotFoundError
+from perdure.model.events import ClosedFromOutside, Closing
+from perdure.model.runs import Hint, RunId
+from perdure.store.base import ReadStore
+
+logger = logging.getLogger("perdure.client")
+
+Outcome = Closing | ClosedFromOutside
+
+SHORTEST = 0.02
+LONGEST = 1.0
+"""Seconds between two looks: from the first to the last, doubling while nothing closes."""
+
+
+class Watcher:
+    """Tells when runs close."""
+
+    def __init__(self, store: ReadStore) -> None:
+        self._store = store
+        self._waiting: dict[RunId, asyncio.Future[Outcome]] = {}
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def outcome(self, run_id: RunId) -> Outcome:
+        """Wait until the run closes and return its last event."""
+        future = self._waiting.get(run_id)
+        if future is None:
+            future = self._waiting[run_id] = asyncio.get_running_loop().create_future()
+            self._news.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._watch(), name="perdure-watcher")
+        return await asyncio.shield(future)
+
+    def closed(self, run_id: RunId, outcome: Outcome) -> None:
+        """Take note that a run closed in this process."""
+        future = self._waiting.pop(run_id, None)
+        if future is not None and not future.done():
+            future.set_result(outcome)
+
+    def on_hint(self, hint: Hint) -> None:
+        """Look now: some run closed somewhere."""
+        if hint.closed:
+            self._news.set()
+
+    async def stop(self) -> None:
+        """Stop watching; those who wait are cancelled."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for future in self._waiting.values():
+            future.cancel()
+
+    async def _watch(self) -> None:
+        pause = SHORTEST
+        while self._waiting:
+            self._news.clear()
+            try:
+                if await self._look():
+                    pause = SHORTEST
+            except StoreError as error:
+                logger.warning("cannot look for results, trying again: %s", error)
+            try:
+                async with asyncio.timeout(pause):
+                    await self._news.wait()
+            except TimeoutError:
+                pause = min(LONGEST, pause * 2)
+
+    async def _look(self) -> bool:
+        asked = list(self._waiting)
+        summaries = await self._store.summaries(asked)
+        found = False
+        for summary in summaries:
+            if summary.outcome is not None:
+                self.closed(summary.run_id, summary.outcome)
+                found = True
+        for run_id in set(asked) - {summary.run_id for summary in summaries}:
+            future = self._waiting.pop(run_id, None)
+            if future is not None and not future.done():
+                future.set_exception(WorkflowNotFoundError(f"run {run_id} is not in the store any more"))
+        return found
