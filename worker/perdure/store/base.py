@@ -1,0 +1,191 @@
+"""What a store must do, as domain verbs.
+
+What lives here: the `Store` protocol (for clients and workers) and `ReadStore`
+(for the CLI, the operator and anybody who only looks). What must not: SQL,
+policies, loops. One conformance suite holds every implementation to this page.
+
+The rules behind the verbs:
+
+* One call is one atomic transition, for many runs at once.
+* A run has an owner while it is `OWNED`. Every write of an owner carries its
+  `Lease`; a lease that expired or was reaped writes nothing and gets
+  `LeaseLostError`.
+* A message gets its number from its run in the same transition that makes a
+  parked run ready, so a run can never sleep on unread mail.
+* Every call may be repeated after a lost acknowledgement.
+* Time is the store's: `Renewal.now` is how anybody else learns it.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from perdure.errors import PayloadError
+from perdure.model.events import Incoming
+from perdure.model.runs import (
+    ClaimedRun,
+    ClaimedTask,
+    Commit,
+    Committed,
+    Hint,
+    HistoryEvent,
+    InboxItem,
+    Lease,
+    NewRun,
+    Renewal,
+    RunId,
+    RunState,
+    RunSummary,
+    Started,
+    TaskResult,
+    WorkerId,
+    WorkerInfo,
+)
+
+UNKNOWN_WORKFLOW = "UnknownWorkflow"
+"""The reason of a `Hold` because the worker knows no workflow of this name: `Store.recover` frees it elsewhere."""
+
+
+class CommitRefusedError(PayloadError):
+    """The store refuses the content of some commits of a batch; the message names the first one.
+
+    ``refused`` maps places in the batch to the errors. ``answers`` has the answer of every other commit, which was
+    carried out, and None in the refused places.
+    """
+
+    def __init__(self, refused: dict[int, PayloadError], answers: Sequence[Committed | None]) -> None:
+        super().__init__(str(next(iter(refused.values()))))
+        self.refused = refused
+        self.answers = list(answers)
+
+
+class Store(Protocol):
+    """Everything that changes a run."""
+
+    async def start(self, new: NewRun) -> Started:
+        """Create the run and its turn 0.
+
+        While an instance of this id is open its run is returned instead, and a ``key`` that was ever used returns
+        its run; the caller compares the workflow. The new run is `READY`.
+        """
+
+    async def deliver(self, namespace: str, instance: str, event: Incoming) -> RunId | None:
+        """Put a message into the inbox of the open run of ``instance``; None when there is no open run."""
+
+    async def terminate(self, namespace: str, instance: str, reason: str) -> RunId | None:
+        """Close the open run of ``instance`` now; its owner finds out. None when there is no open run."""
+
+    async def register(self, info: WorkerInfo) -> Lease:
+        """Create a worker with a fresh id and a random epoch."""
+
+    def renew(self, lease: Lease) -> Renewal:
+        """Extend the lease and remove workers whose lease expired. Blocks; called from the lease thread.
+
+        Raises `LeaseLostError` when the lease is gone, `StoreUnavailableError` when nobody answers.
+        """
+
+    async def resign(self, lease: Lease) -> None:
+        """Give back every owned run and task at once and forget the worker. Doing it twice is fine."""
+
+    async def expire(self, namespace: str, worker_name: str) -> int:
+        """Take the leases of the workers of this name away at once; return how many there were.
+
+        Their runs and tasks are ready again, as after `recover`.
+        """
+
+    async def recover(self, lease: Lease) -> int:
+        """Make runs and tasks of vanished workers ready again, and held runs that this worker's code may free.
+
+        A held run of this worker's queues is freed when this worker knows its workflow and either no worker of this
+        build held it since it last slept, or it was held as `UNKNOWN_WORKFLOW`. Returns the number of runs made ready.
+        """
+
+    async def resume(self, namespace: str, instance: str) -> RunId | None:
+        """Make a held run ready again; None when there is no held run of this id."""
+
+    async def claim(self, lease: Lease, limit: int) -> list[ClaimedRun]:
+        """Become the owner of up to ``limit`` runs of this worker's queues.
+
+        Parked runs whose time has come are first, so that a backlog of new runs cannot keep a timer from firing;
+        then ready ones by priority, then age.
+        """
+
+    async def flush(self, lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
+        """Carry out commits of different runs in one atomic step; one answer for each, in order.
+
+        Raises `LeaseLostError` when the lease is gone, and `CommitRefusedError` (a `PayloadError`) when the store
+        refuses the content of a commit; a refused batch is split first, so that a bad commit fails alone and the
+        others are carried out.
+        """
+
+    async def inbox(self, lease: Lease) -> list[InboxItem]:
+        """Return the unconsumed messages that came while this worker owned their run, by run and number.
+
+        Those that were there before came with the claim. A run that was closed from outside shows once, with its
+        closing event as the last message.
+        """
+
+    async def claim_tasks(self, lease: Lease, limit: int) -> list[ClaimedTask]:
+        """Take up to ``limit`` due activity tasks of this worker's queues."""
+
+    async def finish_tasks(self, lease: Lease, results: Sequence[TaskResult]) -> None:
+        """Record ends and failed attempts of tasks that this worker took; stale ones change nothing."""
+
+    def hint(self, hint: Hint) -> None:
+        """Wake listeners soon, coalesced. May be lost; polling is the floor."""
+
+    def listen(self) -> AsyncIterator[Hint]:
+        """Yield hints from all processes; ends or raises when it cannot listen, and the caller polls."""
+
+    async def close(self) -> None:
+        """Close connections. The store cannot be used afterwards."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs to list. ``before`` is the run id of the last row of the page before (newest first)."""
+
+    workflow: str | None = None
+    states: frozenset[RunState] = frozenset()
+    instance: str | None = None
+    before: RunId | None = None
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusChange:
+    """A run with a key whose visible state changed. Stays on the list until `ReadStore.acknowledge`."""
+
+    number: int
+    run: RunSummary
+
+
+class ReadStore(Protocol):
+    """Everything that looks at runs."""
+
+    async def describe(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunSummary | None:
+        """Return the newest run of an instance, or the run with this id."""
+
+    async def summaries(self, runs: Sequence[RunId]) -> list[RunSummary]:
+        """Return these runs, in any order; missing ones are left out. One statement however many."""
+
+    async def by_key(self, keys: Sequence[str]) -> list[RunSummary]:
+        """Return the runs that were started with these keys."""
+
+    async def open_keys(self) -> dict[str, tuple[str, str]]:
+        """Return key -> (namespace, instance) of every open run that has a key."""
+
+    async def list_runs(self, namespace: str, where: RunFilter) -> list[RunSummary]:
+        """Return one page of runs, newest first."""
+
+    async def history(self, run_id: RunId) -> list[HistoryEvent]:
+        """Return every recorded event of a run, in order."""
+
+    async def workers(self, namespace: str) -> list[tuple[WorkerId, str, str]]:
+        """Return id, name and build of the workers whose lease is in force."""
+
+    async def status_changes(self, limit: int) -> list[StatusChange]:
+        """Return changes of runs with a key, oldest first, of all namespaces."""
+
+    async def acknowledge(self, numbers: Sequence[int]) -> None:
+        """Forget changes that have been written to their objects."""

@@ -1,0 +1,280 @@
+"""The store in memory: the reference model that every other store is held to, and what ``memory://`` opens.
+
+What lives here: `MemoryStore`, with the rules of `base` in their plainest form; workers and tasks are in
+`memory_workers`, rows and the reading half in `memory_rows`. What must not: cleverness. One lock around every verb is
+its transaction. Rows keep encoded bytes, so that nobody shares an object with the store.
+"""
+
+from collections.abc import Sequence
+
+from perdure.errors import PayloadError
+from perdure.model import codec
+from perdure.model.events import (
+    Incoming,
+    TurnHeader,
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionTerminated,
+)
+from perdure.model.runs import (
+    ClaimedRun,
+    Close,
+    Commit,
+    Committed,
+    Hint,
+    Hold,
+    InboxItem,
+    Lease,
+    NewRun,
+    Park,
+    Release,
+    RunId,
+    RunInfo,
+    RunState,
+    Started,
+    move,
+)
+from perdure.store import records
+from perdure.store.base import CommitRefusedError
+from perdure.store.memory_rows import InboxRow, RunRow, TaskRow
+from perdure.store.memory_workers import MemoryWorkers
+
+
+class MemoryStore(MemoryWorkers):
+    """A `Store` and `ReadStore` that lasts as long as this object.
+
+    ``clock`` returns microseconds since 1970; tests move time with it.
+    """
+
+    # Starting and telling
+
+    async def start(self, new: NewRun) -> Started:
+        """Create the run and its turn 0, or return the run that has the key or the id already."""
+        event = records.started_event(new)
+        records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "")
+        with self.lock:
+            for run in self.runs.values():
+                if new.key is not None and run.key == new.key:
+                    return Started(run.id, created=False, workflow=run.workflow)
+            existing = self._open_run(new.namespace, new.id)
+            if existing:
+                return Started(existing.id, created=False, workflow=existing.workflow)
+            now = self.clock()
+            run = RunRow(
+                id=RunId(next(self.run_ids)),
+                namespace=new.namespace,
+                instance=new.id,
+                workflow=new.workflow,
+                queue=new.queue,
+                key=new.key,
+                priority=new.priority,
+                created_at=now,
+                deadline=None if new.timeout is None else now + round(new.timeout * 1_000_000),
+            )
+            run.history[0] = codec.encode_turn(TurnHeader(time=now), [event])
+            self.runs[run.id] = run
+            self.hint(Hint(queues=frozenset({run.queue})))
+            return Started(run.id, created=True, workflow=run.workflow)
+
+    async def deliver(self, namespace: str, instance: str, event: Incoming) -> RunId | None:
+        """Number the message and put it into the inbox of the open run; a parked run is ready then."""
+        with self.lock:
+            run = self._open_run(namespace, instance)
+            if run is None:
+                return None
+            if isinstance(event, WorkflowExecutionCancelRequested):
+                run.cancel_requested = True
+            run.put_mail(event)
+            self._hint_mail(run)
+            return run.id
+
+    async def terminate(self, namespace: str, instance: str, reason: str) -> RunId | None:
+        """Close the open run; the last message in its inbox tells its owner."""
+        event = WorkflowExecutionTerminated(reason)
+        records.check_texts(reason)
+        with self.lock:
+            run = self._open_run(namespace, instance)
+            if run is None:
+                return None
+            last = max(run.history)
+            time = max(self.clock(), codec.decode_turn(last, run.history[last]).header.time)
+            run.history[last + 1] = codec.encode_turn(TurnHeader(time=time), [event])
+            owner = run.owner
+            self._close(run, RunState.TERMINATED, records.encode_outcome(event))
+            if owner is not None:
+                run.mail += 1
+                run.inbox[run.mail] = InboxRow(records.encode_outcome(event), owner)
+                self.hint(Hint(workers=frozenset({owner})))
+            return run.id
+
+    async def resume(self, namespace: str, instance: str) -> RunId | None:
+        """Make a held run ready again."""
+        with self.lock:
+            run = self._open_run(namespace, instance)
+            if run is None or run.state is not RunState.HELD:
+                return None
+            run.held_builds.clear()
+            self._free_held(run)
+            return run.id
+
+    # What owners do
+
+    async def claim(self, lease: Lease, limit: int) -> list[ClaimedRun]:
+        """Take over runs that are due or ready."""
+        with self.lock:
+            me = self._fence(lease).info
+            now = self.clock()
+            mine = [run for run in self.runs.values() if run.namespace == lease.namespace and run.queue in me.queues]
+            due = [
+                run for run in mine if run.state is RunState.PARKED and run.wake_at is not None and run.wake_at <= now
+            ]
+            ready = [run for run in mine if run.state is RunState.READY]
+            due.sort(key=lambda run: (run.wake_at, run.id))
+            ready.sort(key=lambda run: (-run.priority, run.id))
+            chosen = (due + ready)[:limit]
+            for run in chosen:
+                run.state, run.owner, run.wake_at = move(run.state, RunState.OWNED), lease.worker, None
+                if run.started_at is None:
+                    run.started_at = now
+                    self._changed(run)
+            return [self._claimed(run) for run in chosen]
+
+    async def flush(self, lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
+        """Carry out the commits that can be stored, then complain about those that cannot."""
+        with self.lock:
+            me = self._fence(lease).info
+            answers: list[Committed | None] = []
+            refused: dict[int, PayloadError] = {}
+            for place, commit in enumerate(commits):
+                try:
+                    records.check_texts(*records.texts(commit))
+                except PayloadError as error:
+                    refused[place] = error
+                    answers.append(None)
+                else:
+                    answers.append(self._commit(lease, me.build, commit))
+            if refused:
+                raise CommitRefusedError(refused, answers)
+            return [answer for answer in answers if answer is not None]
+
+    async def inbox(self, lease: Lease) -> list[InboxItem]:
+        """Return messages that came to this worker."""
+        with self.lock:
+            self._fence(lease)
+            items: list[InboxItem] = []
+            for run in self.runs.values():
+                mine = [number for number, row in run.inbox.items() if row.owner == lease.worker]
+                if run.owner == lease.worker or run.state.closed:
+                    for number in mine:
+                        items.append(InboxItem(run.id, number, records.decode_inbox(run.inbox[number].body)))
+                        if run.state.closed:
+                            del run.inbox[number]
+            return items
+
+    # The steps
+
+    def _open_run(self, namespace: str, instance: str) -> RunRow | None:
+        for run in self.runs.values():
+            if run.namespace == namespace and run.instance == instance and not run.state.closed:
+                return run
+        return None
+
+    def _claimed(self, run: RunRow) -> ClaimedRun:
+        return ClaimedRun(
+            info=RunInfo(
+                id=run.instance, run_id=run.id, namespace=run.namespace, workflow=run.workflow, queue=run.queue
+            ),
+            history=run.turns(),
+            inbox=tuple(
+                InboxItem(run.id, number, records.decode_inbox(row.body)) for number, row in sorted(run.inbox.items())
+            ),
+            tasks=tuple(sorted(run.tasks)),
+            mail=run.mail,
+            created_at=run.created_at,
+            deadline=run.deadline,
+        )
+
+    def _commit(self, lease: Lease, build: str, commit: Commit) -> Committed:
+        run = self.runs.get(commit.run_id)
+        mine = run is not None and run.owner == lease.worker
+        if run is not None and commit.turn is not None:
+            data = codec.encode_turn(commit.turn.header, commit.turn.events)
+            before = run.history.get(commit.turn.seq)
+            if before is not None:
+                # An earlier try of the same bytes was ours, and if the run is not ours any more its ending was too.
+                ours = before == data
+                return Committed(recorded=ours, ended=ours and commit.ending is not None and not mine)
+            if mine:
+                run.history[commit.turn.seq] = data
+        if run is None or not mine:
+            took_place = run is not None and commit.turn is None and _looks_ended(run, commit.ending)
+            return Committed(recorded=took_place, ended=took_place)
+        self._apply(run, commit)
+        ended = commit.ending is not None and self._end(run, build, commit.ending)
+        return Committed(recorded=True, ended=ended)
+
+    def _apply(self, run: RunRow, commit: Commit) -> None:
+        for number in [number for number in run.inbox if commit.consumed is not None and number <= commit.consumed]:
+            del run.inbox[number]
+        now = self.clock()
+        for task in commit.tasks:
+            run.tasks[task.seq] = TaskRow(
+                run_id=run.id,
+                seq=task.seq,
+                queue=task.queue,
+                name=task.name,
+                input=bytes(task.input),
+                options=bytes(task.options),
+                attempt=task.attempt,
+                available_at=now + round(task.delay * 1_000_000),
+            )
+            self.hint(Hint(queues=frozenset({task.queue})))
+        for seq in commit.dropped_tasks:
+            run.tasks.pop(seq, None)
+        if commit.visible is not None:
+            run.status_text, run.progress = commit.visible.text, commit.visible.progress
+            self._changed(run)
+
+    def _end(self, run: RunRow, build: str, ending: Park | Close | Hold | Release) -> bool:
+        match ending:
+            case Park() if ending.mail != run.mail:
+                return False
+            case Park():
+                if run.waiting_for != ending.waiting_for:
+                    run.waiting_for = ending.waiting_for
+                    self._changed(run)
+                run.state, run.owner, run.wake_at = move(run.state, RunState.PARKED), None, ending.wake_at
+                run.held_builds.clear()
+            case Close():
+                self._close(run, ending.state, records.encode_outcome(ending.outcome))
+            case Hold():
+                run.state, run.owner = move(run.state, RunState.HELD), None
+                run.hold_reason, run.hold_message = ending.reason, ending.message
+                run.held_builds.add(build)
+                self._changed(run)
+            case Release():
+                run.state, run.owner = move(run.state, RunState.READY), None
+                self.hint(Hint(queues=frozenset({run.queue})))
+        return True
+
+    def _close(self, run: RunRow, state: RunState, outcome: bytes) -> None:
+        run.state, run.owner, run.outcome = move(run.state, state), None, outcome
+        run.wake_at, run.closed_at = None, self.clock()
+        run.waiting_for = run.hold_reason = run.hold_message = ""
+        run.inbox.clear()
+        run.tasks.clear()
+        self._changed(run)
+        self.hint(Hint(closed=True))
+
+
+def _looks_ended(run: RunRow, ending: Park | Close | Hold | Release | None) -> bool:
+    """Tell whether the run is as this ending leaves it: then an earlier try of the same commit took place."""
+    match ending:
+        case Park():
+            return run.state is RunState.PARKED
+        case Close():
+            return run.outcome == records.encode_outcome(ending.outcome)
+        case Hold():
+            return (run.state, run.hold_reason) == (RunState.HELD, ending.reason)
+        case Release():
+            return run.state is RunState.READY
+    return False

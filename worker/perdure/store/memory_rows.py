@@ -1,0 +1,206 @@
+"""The tables of the store in memory, and how it shows them to readers.
+
+What lives here: plain mutable rows and `MemoryReads`, the `ReadStore` half of `memory.MemoryStore`. What must not:
+transitions; those are in `memory`.
+"""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from perdure.model import codec
+from perdure.model.events import Failure, Incoming, Microseconds, Turn
+from perdure.model.runs import HistoryEvent, RunId, RunState, RunSummary, WorkerId, WorkerInfo
+from perdure.store import records
+from perdure.store.base import RunFilter, StatusChange
+from perdure.store.records import Outcome
+
+
+@dataclass
+class WorkerRow:
+    """A worker whose lease was not found expired yet."""
+
+    id: WorkerId
+    epoch: int
+    info: WorkerInfo
+    expires_at: Microseconds
+
+
+@dataclass
+class InboxRow:
+    """A message; ``owner`` is who owned the run when it came."""
+
+    body: bytes
+    owner: WorkerId | None
+
+
+@dataclass
+class TaskRow:
+    """An activity for any worker of ``queue``; it disappears when it is done or its run closes."""
+
+    run_id: RunId
+    seq: int
+    queue: str
+    name: str
+    input: bytes
+    options: bytes
+    attempt: int
+    available_at: Microseconds
+    owner: WorkerId | None = None
+    last_failure: Failure | None = None
+
+
+@dataclass
+class RunRow:
+    """A run with all that belongs to it."""
+
+    id: RunId
+    namespace: str
+    instance: str
+    workflow: str
+    queue: str
+    key: str | None
+    priority: int
+    created_at: Microseconds
+    deadline: Microseconds | None
+    state: RunState = RunState.READY
+    owner: WorkerId | None = None
+    mail: int = 0
+    started_at: Microseconds | None = None
+    closed_at: Microseconds | None = None
+    wake_at: Microseconds | None = None
+    waiting_for: str = ""
+    status_text: str = ""
+    progress: str = ""
+    hold_reason: str = ""
+    hold_message: str = ""
+    held_builds: set[str] = field(default_factory=set)
+    cancel_requested: bool = False
+    outcome: bytes | None = None
+    history: dict[int, bytes] = field(default_factory=dict)
+    inbox: dict[int, InboxRow] = field(default_factory=dict)
+    tasks: dict[int, TaskRow] = field(default_factory=dict)
+
+    def turns(self) -> tuple[Turn, ...]:
+        """Return the history, in order."""
+        return tuple(codec.decode_turn(seq, data) for seq, data in sorted(self.history.items()))
+
+    def put_mail(self, event: Incoming) -> None:
+        """Number a message and wake the run if it sleeps."""
+        self.mail += 1
+        self.inbox[self.mail] = InboxRow(codec.encode_message(event), self.owner)
+        if self.state is RunState.PARKED:
+            self.state, self.wake_at = RunState.READY, None
+
+
+class MemoryReads:
+    """Everything that looks at runs in memory."""
+
+    def __init__(self, clock: Callable[[], Microseconds] | None = None) -> None:
+        self.clock = clock or (lambda: time.time_ns() // 1000)
+        self.lock = threading.RLock()
+        self.runs: dict[RunId, RunRow] = {}
+        self.workers_by_id: dict[WorkerId, WorkerRow] = {}
+        self.changes: dict[int, RunId] = {}
+        self.run_ids = itertools.count(1)
+        self.worker_ids = itertools.count(1)
+        self.change_numbers = itertools.count(1)
+
+    async def describe(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunSummary | None:
+        """Return the newest run of an instance, or the run of it with this id."""
+        with self.lock:
+            found = [
+                run
+                for run in self.runs.values()
+                if run.namespace == namespace and run.instance == instance and run_id in {None, run.id}
+            ]
+            return self._summary(found[-1]) if found else None
+
+    async def summaries(self, runs: Sequence[RunId]) -> list[RunSummary]:
+        """Return these runs; missing ones are left out."""
+        with self.lock:
+            return [self._summary(self.runs[run_id]) for run_id in dict.fromkeys(runs) if run_id in self.runs]
+
+    async def by_key(self, keys: Sequence[str]) -> list[RunSummary]:
+        """Return the runs that were started with these keys."""
+        with self.lock:
+            return [self._summary(run) for run in self.runs.values() if run.key is not None and run.key in keys]
+
+    async def open_keys(self) -> dict[str, tuple[str, str]]:
+        """Return key -> (namespace, instance) of every open run that has a key."""
+        with self.lock:
+            return {
+                run.key: (run.namespace, run.instance)
+                for run in self.runs.values()
+                if run.key is not None and not run.state.closed
+            }
+
+    async def list_runs(self, namespace: str, where: RunFilter) -> list[RunSummary]:
+        """Return one page of runs, newest first."""
+        with self.lock:
+            found = [
+                run
+                for run in reversed(self.runs.values())
+                if run.namespace == namespace
+                and where.workflow in {None, run.workflow}
+                and where.instance in {None, run.instance}
+                and (not where.states or run.state in where.states)
+                and (where.before is None or run.id < where.before)
+            ]
+            return [self._summary(run) for run in found[: where.limit]]
+
+    async def history(self, run_id: RunId) -> list[HistoryEvent]:
+        """Return every recorded event of a run, in order."""
+        with self.lock:
+            run = self.runs.get(run_id)
+            return records.readable(run.turns()) if run else []
+
+    async def workers(self, namespace: str) -> list[tuple[WorkerId, str, str]]:
+        """Return id, name and build of the workers whose lease is in force."""
+        with self.lock:
+            now = self.clock()
+            return [
+                (worker.id, worker.info.name, worker.info.build)
+                for worker in self.workers_by_id.values()
+                if worker.info.namespace == namespace and worker.expires_at > now
+            ]
+
+    async def status_changes(self, limit: int) -> list[StatusChange]:
+        """Return changes of runs with a key, oldest first."""
+        with self.lock:
+            oldest = list(self.changes.items())[:limit]
+            return [StatusChange(number=number, run=self._summary(self.runs[run_id])) for number, run_id in oldest]
+
+    async def acknowledge(self, numbers: Sequence[int]) -> None:
+        """Forget changes that have been written to their objects."""
+        with self.lock:
+            for number in numbers:
+                self.changes.pop(number, None)
+
+    def _summary(self, run: RunRow) -> RunSummary:
+        worker = self.workers_by_id.get(run.owner) if run.owner is not None else None
+        outcome: Outcome | None = None if run.outcome is None else records.decode_outcome(run.outcome)
+        return RunSummary(
+            id=run.instance,
+            run_id=run.id,
+            namespace=run.namespace,
+            workflow=run.workflow,
+            queue=run.queue,
+            state=run.state,
+            created_at=records.as_datetime(run.created_at),
+            started_at=None if run.started_at is None else records.as_datetime(run.started_at),
+            closed_at=None if run.closed_at is None else records.as_datetime(run.closed_at),
+            wake_at=None if run.wake_at is None else records.as_datetime(run.wake_at),
+            worker=worker.info.name if worker else None,
+            priority=run.priority,
+            key=run.key,
+            waiting_for=run.waiting_for,
+            status_text=run.status_text,
+            progress=run.progress,
+            hold_reason=run.hold_reason,
+            hold_message=run.hold_message,
+            cancel_requested=run.cancel_requested,
+            outcome=outcome,
+        )

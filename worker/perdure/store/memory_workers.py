@@ -1,0 +1,212 @@
+"""Workers, their leases and the task table, in memory.
+
+What lives here: `MemoryWorkers`, the middle of `memory.MemoryStore`. What must not: turns.
+"""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from perdure.errors import LeaseLostError
+from perdure.model.events import Microseconds
+from perdure.model.runs import (
+    ClaimedTask,
+    Hint,
+    Lease,
+    Renewal,
+    RunState,
+    TaskDone,
+    TaskResult,
+    WorkerId,
+    WorkerInfo,
+    move,
+)
+from perdure.store import records
+from perdure.store.base import UNKNOWN_WORKFLOW
+from perdure.store.memory_rows import MemoryReads, RunRow, TaskRow, WorkerRow
+
+
+class MemoryWorkers(MemoryReads):
+    """Everything about workers, tasks and hints."""
+
+    def __init__(self, clock: Callable[[], Microseconds] | None = None) -> None:
+        super().__init__(clock)
+        self._listeners: set[asyncio.Queue[Hint]] = set()
+
+    async def register(self, info: WorkerInfo) -> Lease:
+        """Create a worker with a fresh id and a random epoch."""
+        records.check_texts(info.namespace, info.name, info.build, *info.queues, *info.workflows)
+        with self.lock:
+            worker = WorkerId(next(self.worker_ids))
+            epoch = secrets.randbits(63)
+            expires_at = self.clock() + round(info.lease * 1_000_000)
+            self.workers_by_id[worker] = WorkerRow(worker, epoch, info, expires_at)
+            return Lease(worker, epoch, info.namespace)
+
+    def renew(self, lease: Lease) -> Renewal:
+        """Extend the lease and forget the workers of this namespace whose lease expired."""
+        with self.lock:
+            me = self._fence(lease)
+            now = self.clock()
+            me.expires_at = now + round(me.info.lease * 1_000_000)
+            expired = [
+                worker
+                for worker in self.workers_by_id.values()
+                if worker.info.namespace == lease.namespace and worker.expires_at <= now
+            ]
+            for worker in expired:
+                del self.workers_by_id[worker.id]
+            return Renewal(now, reaped=bool(expired))
+
+    async def resign(self, lease: Lease) -> None:
+        """Give back every owned run and task and forget the worker."""
+        with self.lock:
+            me = self.workers_by_id.get(lease.worker)
+            if me is not None and me.epoch == lease.epoch:
+                del self.workers_by_id[lease.worker]
+                self._free_orphans(lease.namespace, {lease.worker})
+
+    async def expire(self, namespace: str, worker_name: str) -> int:
+        """Take the leases of the workers of this name away, and give back what they had."""
+        with self.lock:
+            gone = {
+                worker.id
+                for worker in self.workers_by_id.values()
+                if worker.info.namespace == namespace and worker.info.name == worker_name
+            }
+            for worker_id in gone:
+                del self.workers_by_id[worker_id]
+            self._free_orphans(namespace, gone)
+            return len(gone)
+
+    async def recover(self, lease: Lease) -> int:
+        """Make ready what vanished workers had, and held runs that this worker's code may free."""
+        with self.lock:
+            me = self._fence(lease).info
+            owners = {run.owner for run in self.runs.values()} | {task.owner for task in self._tasks()}
+            gone = {owner for owner in owners if owner is not None and owner not in self.workers_by_id}
+            freed = self._free_orphans(lease.namespace, gone)
+            for run in self.runs.values():
+                if (
+                    run.state is RunState.HELD
+                    and run.namespace == lease.namespace
+                    and run.queue in me.queues
+                    and run.workflow in me.workflows
+                    and (me.build not in run.held_builds or run.hold_reason == UNKNOWN_WORKFLOW)
+                ):
+                    self._free_held(run)
+                    freed += 1
+            return freed
+
+    async def claim_tasks(self, lease: Lease, limit: int) -> list[ClaimedTask]:
+        """Take due tasks, those first that have waited longest."""
+        with self.lock:
+            me = self._fence(lease).info
+            now = self.clock()
+            due = [
+                task
+                for task in self._tasks()
+                if task.owner is None
+                and task.available_at <= now
+                and task.queue in me.queues
+                and self.runs[task.run_id].namespace == lease.namespace
+            ]
+            due.sort(key=lambda task: (task.available_at, task.run_id, task.seq))
+            for task in due[:limit]:
+                task.owner = lease.worker
+            return [
+                ClaimedTask(
+                    run_id=task.run_id,
+                    instance=self.runs[task.run_id].instance,
+                    seq=task.seq,
+                    queue=task.queue,
+                    name=task.name,
+                    input=task.input,
+                    options=task.options,
+                    attempt=task.attempt,
+                    last_failure=task.last_failure,
+                )
+                for task in due[:limit]
+            ]
+
+    async def finish_tasks(self, lease: Lease, results: Sequence[TaskResult]) -> None:
+        """Record what became of tasks that this worker still has."""
+        with self.lock:
+            self._fence(lease)
+            for result in results:
+                run = self.runs.get(result.run_id)
+                task = run.tasks.get(result.seq) if run else None
+                if run is None or task is None or task.owner != lease.worker:
+                    continue
+                if isinstance(result, TaskDone):
+                    del run.tasks[task.seq]
+                    run.put_mail(result.event)
+                    self._hint_mail(run)
+                else:
+                    task.owner, task.attempt, task.last_failure = None, result.attempt, result.failure
+                    task.available_at = self.clock() + round(result.delay * 1_000_000)
+
+    # Hints
+
+    def hint(self, hint: Hint) -> None:
+        """Wake everybody who listens."""
+        for listener in self._listeners:
+            listener.put_nowait(hint)
+
+    async def listen(self) -> AsyncIterator[Hint]:
+        """Yield hints as they come."""
+        queue: asyncio.Queue[Hint] = asyncio.Queue()
+        self._listeners.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._listeners.discard(queue)
+
+    async def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+    # Steps
+
+    def _fence(self, lease: Lease) -> WorkerRow:
+        worker = self.workers_by_id.get(lease.worker)
+        if worker is None or worker.epoch != lease.epoch or worker.expires_at <= self.clock():
+            message = f"the lease of worker {lease.worker} is gone; its runs belong to others now"
+            raise LeaseLostError(message)
+        return worker
+
+    def _tasks(self) -> list[TaskRow]:
+        return list(itertools.chain.from_iterable(run.tasks.values() for run in self.runs.values()))
+
+    def _free_held(self, run: RunRow) -> None:
+        run.state = move(run.state, RunState.READY)
+        run.hold_reason = run.hold_message = ""
+        self._changed(run)
+        self.hint(Hint(queues=frozenset({run.queue})))
+
+    def _free_orphans(self, namespace: str, gone: set[WorkerId]) -> int:
+        freed = 0
+        for run in self.runs.values():
+            if run.namespace != namespace:
+                continue
+            if run.state is RunState.OWNED and run.owner in gone:
+                run.state, run.owner = move(run.state, RunState.READY), None
+                self.hint(Hint(queues=frozenset({run.queue})))
+                freed += 1
+            for task in run.tasks.values():
+                if task.owner in gone:
+                    task.owner = None
+                    self.hint(Hint(queues=frozenset({task.queue})))
+        return freed
+
+    def _hint_mail(self, run: RunRow) -> None:
+        if run.owner is not None:
+            self.hint(Hint(workers=frozenset({run.owner})))
+        elif run.state is RunState.READY:
+            self.hint(Hint(queues=frozenset({run.queue})))
+
+    def _changed(self, run: RunRow) -> None:
+        if run.key is not None:
+            self.changes[next(self.change_numbers)] = run.id
+            self.hint(Hint(changed=True))

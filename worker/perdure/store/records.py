@@ -1,0 +1,124 @@
+"""What every store writes and reads in the same way: first events, outcomes, inbox messages, readable histories.
+
+What lives here: pure functions between the model and bytes that are not turns (those are `model.codec`'s). What must
+not: I/O. The stores call it.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+from perdure.errors import PayloadError
+from perdure.model.codec import JSON
+from perdure.model.events import (
+    ClosedFromOutside,
+    Closing,
+    Incoming,
+    Microseconds,
+    Turn,
+    WorkflowExecutionStarted,
+)
+from perdure.model.runs import Commit, HistoryEvent, Hold, NewRun, Park
+
+T = TypeVar("T")
+Outcome: TypeAlias = Closing | ClosedFromOutside
+Message: TypeAlias = Incoming | ClosedFromOutside
+
+LARGE = 32_768
+"""Payloads above this many bytes are kept out of the history row."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_encoder = msgspec.json.Encoder()
+_outcome_decoder: msgspec.json.Decoder[Outcome] = msgspec.json.Decoder(Outcome)
+_message_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+
+
+def as_datetime(time: Microseconds) -> datetime:
+    """Return microseconds since 1970 as an aware `datetime`, exactly."""
+    return _EPOCH + timedelta(microseconds=time)
+
+
+def started_event(new: NewRun) -> WorkflowExecutionStarted:
+    """Return the event of turn 0; raise `PayloadError` when the input is not JSON."""
+    try:
+        msgspec.json.decode(new.input, type=msgspec.Raw)
+    except msgspec.MsgspecError as error:
+        message = f"the input of {new.id} is not JSON: {error}"
+        raise PayloadError(message) from error
+    return WorkflowExecutionStarted(new.workflow, msgspec.Raw(new.input), new.seed)
+
+
+def encode_outcome(event: Outcome) -> bytes:
+    """Return the bytes of a closing event."""
+    return JSON + _encoder.encode(event)
+
+
+def decode_outcome(data: bytes | memoryview) -> Outcome:
+    """Return the closing event; raise `PayloadError` when this release cannot read it."""
+    return _decode(_outcome_decoder, data, "an outcome")
+
+
+def decode_inbox(data: bytes | memoryview) -> Message:
+    """Return the event of an inbox row, also of the last one that tells an owner that its run was closed."""
+    return _decode(_message_decoder, data, "an inbox message")
+
+
+def _decode(decoder: msgspec.json.Decoder[T], data: bytes | memoryview, what: str) -> T:
+    view = memoryview(data)
+    try:
+        if view[:1] == JSON:
+            return decoder.decode(view[1:])
+    except msgspec.MsgspecError as error:
+        message = f"{what} cannot be read by this release ({error}); a newer one wrote it"
+        raise PayloadError(message) from error
+    message = f"{what} is written with codec {bytes(view[:1])!r}, which this release cannot read; upgrade it"
+    raise PayloadError(message)
+
+
+def readable(turns: Iterable[Turn]) -> list[HistoryEvent]:
+    """Return the events of a whole history as readers see them."""
+    events: list[HistoryEvent] = []
+    worker = ""
+    for turn in turns:
+        worker = worker if turn.header.worker is None else turn.header.worker
+        time = as_datetime(turn.header.time)
+        for event in turn.events:
+            events.append(
+                HistoryEvent(
+                    id=len(events) + 1,
+                    time=time,
+                    type=type(event).__name__,
+                    turn=turn.seq,
+                    worker=worker,
+                    event=event,
+                )
+            )
+    return events
+
+
+def check_texts(*values: str) -> None:
+    """Raise `PayloadError` when a value cannot be stored as text."""
+    for value in values:
+        if "\0" in value:
+            message = f"a NUL character cannot be stored in {value!r:.200}; remove it"
+            raise PayloadError(message)
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            message = f"half a character (a lone surrogate) cannot be stored in {value!r:.200}; remove it"
+            raise PayloadError(message) from error
+
+
+def texts(commit: Commit) -> list[str]:
+    """Return every text of a commit that is stored as text, which neither NUL nor a lone surrogate can be."""
+    found = [text for task in commit.tasks for text in (task.queue, task.name)]
+    if commit.visible is not None:
+        found += (commit.visible.text, commit.visible.progress)
+    match commit.ending:
+        case Park(waiting_for=text):
+            found.append(text)
+        case Hold(reason=reason, message=message):
+            found += (reason, message)
+    return found
