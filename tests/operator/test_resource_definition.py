@@ -1,0 +1,362 @@
+"""What the WorkflowInstance definition promises to people with kubectl, asked of a real API server."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.instances import Instances, condition, document
+from tests.support.kubernetes import Answer, ControlPlane
+
+FILE = Path(__file__).resolve().parents[2] / "crds" / "workflowinstances.yaml"
+DEFINITION: dict[str, Any] = yaml.safe_load(FILE.read_text())
+VERSION: dict[str, Any] = DEFINITION["spec"]["versions"][0]
+SCHEMA: dict[str, Any] = VERSION["schema"]["openAPIV3Schema"]
+FULL_SPEC: dict[str, Any] = {
+    "workflow": "order",
+    "taskQueue": "fast",
+    "input": {"card": "4242", "items": ["tea", "cups"], "address": {"city": "Lisbon", "lines": ["1", "2"]}},
+    "timeoutSeconds": 60,
+    "priority": 7,
+}
+
+
+def fields_of(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, schema
+    for name, field in schema.get("properties", {}).items():
+        yield from fields_of(field, f"{path}.{name}")
+    if "items" in schema:
+        yield from fields_of(schema["items"], f"{path}[]")
+
+
+def refusal(answer: Answer, field: str) -> str:
+    """Return the server's message, having checked that it refused the request because of `field`."""
+    assert answer.status == 422, answer.body
+    assert field in [cause["field"] for cause in answer.body["details"]["causes"]], answer.body
+    message: str = answer.body["message"]
+    return message
+
+
+# The definition and what people read about it
+
+
+def test_the_definition_is_accepted_without_complaint(control_plane: ControlPlane) -> None:
+    name = DEFINITION["metadata"]["name"]
+    found = control_plane.request("GET", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")
+    conditions = {each["type"]: each["status"] for each in found.body["status"]["conditions"]}
+    assert conditions == {"NamesAccepted": "True", "Established": "True"}
+
+
+def test_the_definition_is_small_enough_for_every_way_to_apply_it() -> None:
+    assert FILE.stat().st_size < 64 * 1024
+
+
+def test_every_field_and_every_column_is_described() -> None:
+    # The API server allows no description of metadata here and adds its own.
+    fields = [(path, field) for path, field in fields_of(SCHEMA) if path != ".metadata"]
+    silent = [path for path, field in fields if not field.get("description", "").endswith(".")]
+    silent += [column["name"] for column in VERSION["additionalPrinterColumns"] if not column.get("description")]
+    assert silent == []
+
+
+@pytest.mark.parametrize("path", ["", ".spec", ".status", ".status.conditions"])
+def test_kubectl_explain_tells_what_every_field_is_for(control_plane: ControlPlane, path: str) -> None:
+    text = " ".join(control_plane.kubectl("explain", f"wfi{path}").stdout.split())
+    schema = dict(fields_of(SCHEMA))[path]
+    fields = schema.get("items", schema)["properties"]
+    assert " ".join(schema["description"].split()) in text
+    # kubectl describes these three itself.
+    standard = {"apiVersion", "kind", "metadata"} if path == "" else set()
+    for name, field in fields.items():
+        assert f" {name} <" in text
+        assert name in standard or " ".join(field["description"].split()) in text
+
+
+def test_every_immutable_field_says_so_where_people_read_about_it() -> None:
+    for path, field in fields_of(SCHEMA["properties"]["spec"]):
+        rules = [rule["rule"] for rule in field.get("x-kubernetes-validations", ())]
+        assert ("self == oldSelf" in rules) == field["description"].endswith("Immutable."), path
+
+
+# The spec
+
+
+def test_a_workflow_is_all_that_must_be_given(instances: Instances) -> None:
+    spec = instances.create_order()["spec"]
+    assert spec == {
+        "workflow": "order",
+        "taskQueue": "default",
+        "cancel": False,
+        "deletionPolicy": "Cancel",
+        "priority": 0,
+    }
+
+
+def test_an_input_of_any_shape_is_stored_as_it_was_given(instances: Instances) -> None:
+    value: dict[str, Any] = {
+        "none": None,
+        "list": [1, 2.5, "three", {"deep": [None]}],
+        "empty": {},
+        "text": "žluť",
+        "flag": False,
+    }
+    instances.create_order(input=value)
+    assert instances.read()["spec"]["input"] == value
+
+
+def test_a_large_input_does_not_blow_up_the_bookkeeping_of_its_fields(instances: Instances) -> None:
+    created = instances.create_order(input={f"key-{number}": number for number in range(5_000)})
+    assert len(json.dumps(created["metadata"]["managedFields"])) < 1024
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"workflow": None}, "spec.workflow"),
+        ({"workflow": ""}, "spec.workflow"),
+        ({"workflow": "w" * 254}, "spec.workflow"),
+        ({"taskQueue": ""}, "spec.taskQueue"),
+        ({"input": ["4242"]}, "spec.input"),
+        ({"input": "4242"}, "spec.input"),
+        ({"timeoutSeconds": 0}, "spec.timeoutSeconds"),
+        ({"timeoutSeconds": 1.5}, "spec.timeoutSeconds"),
+        ({"priority": -1}, "spec.priority"),
+        ({"priority": 1001}, "spec.priority"),
+        ({"deletionPolicy": "Keep"}, "spec.deletionPolicy"),
+        ({"cancel": "yes"}, "spec.cancel"),
+    ],
+)
+def test_a_wrong_value_is_refused_and_the_field_is_named(
+    instances: Instances, changes: dict[str, Any], field: str
+) -> None:
+    refusal(instances.create("order-1", {"workflow": "order", **changes}), field)
+
+
+def test_a_wrong_deletion_policy_is_answered_with_the_right_ones(instances: Instances) -> None:
+    answer = instances.create("order-1", {"workflow": "order", "deletionPolicy": "Keep"})
+    assert '"Cancel", "Abandon"' in refusal(answer, "spec.deletionPolicy")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("workflow", "refund"),
+        ("taskQueue", "slow"),
+        ("taskQueue", None),
+        ("input", {"card": "1111"}),
+        ("input", {"tip": 3}),
+        ("input", {"card": None}),
+        ("input", {"address": {"city": "Porto"}}),
+        ("timeoutSeconds", 61),
+        ("priority", 8),
+        ("priority", None),
+    ],
+)
+def test_what_a_run_began_with_cannot_be_changed(instances: Instances, field: str, value: Any) -> None:
+    instances.create_order(**FULL_SPEC)
+    message = refusal(instances.patch_spec({field: value}), f"spec.{field}")
+    assert f"spec.{field} cannot be changed after creation: " in message
+    assert "create a new WorkflowInstance" in message
+    assert instances.read()["spec"] == FULL_SPEC | {"cancel": False, "deletionPolicy": "Cancel"}
+
+
+@pytest.mark.parametrize(("field", "value"), [("input", {"card": "4242"}), ("timeoutSeconds", 60)])
+def test_what_a_run_began_without_cannot_be_added_or_removed(instances: Instances, field: str, value: Any) -> None:
+    instances.create_order("without")
+    instances.create_order("with", **{field: value})
+    for name, change in (("without", value), ("with", None)):
+        message = refusal(instances.patch_spec({field: change}, name), f"spec.{field}")
+        assert f"spec.{field} cannot be added or removed after creation: " in message
+        assert "create a new WorkflowInstance" in message
+
+
+def test_kubectl_apply_shows_why_a_changed_manifest_is_refused(instances: Instances) -> None:
+    instances.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(document("order-1", FULL_SPEC)))
+    changed = yaml.safe_dump(document("order-1", FULL_SPEC | {"workflow": "refund"}))
+    _, error = instances.kubectl("apply", "-f", "-", stdin=changed, check=False)
+    assert 'The WorkflowInstance "order-1" is invalid: spec.workflow: Forbidden: spec.workflow cannot be' in error
+    assert "create a new WorkflowInstance to run another workflow" in error
+
+
+def test_applying_the_same_manifest_twice_changes_nothing(instances: Instances) -> None:
+    manifest = yaml.safe_dump(document("order-1", FULL_SPEC))
+    assert "created" in instances.kubectl("apply", "-f", "-", stdin=manifest)[0]
+    assert "unchanged" in instances.kubectl("apply", "-f", "-", stdin=manifest)[0]
+
+
+def test_kubectl_refuses_a_field_that_does_not_exist_and_names_it(instances: Instances) -> None:
+    manifest = yaml.safe_dump(document("order-1", {"workflow": "order", "taskQeue": "fast"}))
+    _, error = instances.kubectl("apply", "-f", "-", stdin=manifest, check=False)
+    assert 'unknown field "spec.taskQeue"' in error
+    assert instances.kubectl("get", "wfi", "-o", "name")[0] == ""
+
+
+def test_a_request_to_cancel_cannot_be_taken_back(instances: Instances) -> None:
+    instances.create_order()
+    assert instances.patch_spec({"cancel": True}).body["metadata"]["generation"] == 2
+    for undo in (False, None):
+        message = refusal(instances.patch_spec({"cancel": undo}), "spec.cancel")
+        assert "spec.cancel cannot go back to false" in message
+    assert instances.read()["spec"]["cancel"] is True
+
+
+def test_the_deletion_policy_may_change_at_any_time(instances: Instances) -> None:
+    instances.create_order()
+    for policy in ("Abandon", "Cancel"):
+        assert instances.patch_spec({"deletionPolicy": policy}).body["spec"]["deletionPolicy"] == policy
+
+
+# The status
+
+
+def test_a_status_write_is_not_a_new_generation(instances: Instances) -> None:
+    created = instances.create_order()
+    written = instances.patch_status({"phase": "Running", "observedGeneration": 1})
+    assert written.body["status"] == {"phase": "Running", "observedGeneration": 1}
+    assert written.body["metadata"]["generation"] == created["metadata"]["generation"] == 1
+    assert written.body["metadata"]["resourceVersion"] != created["metadata"]["resourceVersion"]
+
+
+def test_a_status_cannot_be_written_through_the_object_itself(instances: Instances) -> None:
+    forged = {"phase": "Succeeded"}
+    created = instances.create("order-1", {"workflow": "order"}, status=forged)
+    assert created.status == 201
+    assert "status" not in created.body
+    replaced = instances.replace({**created.body, "status": forged})
+    assert replaced.status == 200
+    assert "status" not in replaced.body
+
+
+def test_a_spec_cannot_be_written_through_the_status(instances: Instances) -> None:
+    instances.create_order()
+    written = instances.patch_status({"phase": "Running"}, spec={"cancel": True})
+    assert written.body["status"]["phase"] == "Running"
+    assert written.body["spec"]["cancel"] is False
+
+
+def test_a_full_status_is_stored_as_it_was_written(instances: Instances) -> None:
+    status = {
+        "observedGeneration": 1,
+        "phase": "Running",
+        "runId": "0198c0de-0000-7000-8000-000000000000",
+        "startTime": "2026-01-02T03:04:05Z",
+        "completionTime": "2026-01-02T03:05:05Z",
+        "progress": "3/7",
+        "waitingFor": "signal approve",
+        "attempt": 2,
+        "result": '{"payment":"p-1"}',
+        "message": "charge failed twice",
+        "conditions": [condition("Accepted", "True", "Recorded"), condition(), condition("Finished")],
+    }
+    instances.create_order()
+    assert instances.patch_status(status).body["status"] == status
+    assert set(status) == set(SCHEMA["properties"]["status"]["properties"])
+
+
+def test_a_phase_of_a_later_release_is_accepted(instances: Instances) -> None:
+    instances.create_order()
+    assert instances.patch_status({"phase": "Hibernating"}).status == 200
+
+
+@pytest.mark.parametrize("field", ["type", "status", "reason", "message", "lastTransitionTime"])
+def test_a_condition_is_complete(instances: Instances, field: str) -> None:
+    instances.create_order()
+    incomplete = {name: value for name, value in condition().items() if name != field}
+    refusal(instances.patch_status({"conditions": [incomplete]}), f"status.conditions[0].{field}")
+
+
+@pytest.mark.parametrize("reason", ["", "it broke", "lowerCase", "Has_Underscore"])
+def test_the_reason_of_a_condition_is_a_camel_case_word(instances: Instances, reason: str) -> None:
+    instances.create_order()
+    answer = instances.patch_status({"conditions": [condition(reason=reason)]})
+    refusal(answer, "status.conditions[0].reason")
+
+
+def test_the_status_of_a_condition_is_one_of_three(instances: Instances) -> None:
+    instances.create_order()
+    answer = instances.patch_status({"conditions": [condition(status="Maybe")]})
+    assert '"True", "False", "Unknown"' in refusal(answer, "status.conditions[0].status")
+
+
+def test_two_conditions_of_one_type_are_refused(instances: Instances) -> None:
+    instances.create_order()
+    answer = instances.patch_status({"conditions": [condition(), condition(status="True", reason="Completed")]})
+    refusal(answer, "status.conditions[1]")
+
+
+def test_kubectl_wait_returns_when_the_run_has_finished(instances: Instances) -> None:
+    instances.create_order()
+    instances.patch_status({"conditions": [condition("Finished", "True", "Failed")]})
+    text, _ = instances.kubectl("wait", "--for=condition=Finished", "wfi/order-1", "--timeout=30s")
+    assert "condition met" in text
+
+
+# Lists
+
+
+def shown(instances: Instances, *arguments: str) -> list[str]:
+    return instances.kubectl("get", *arguments)[0].splitlines()
+
+
+def test_instances_are_found_by_workflow_and_by_phase(instances: Instances) -> None:
+    for name, workflow, phase in (("a", "order", "Failed"), ("b", "order", "Running"), ("c", "refund", "Failed")):
+        instances.create_order(name, workflow=workflow)
+        instances.patch_status({"phase": phase}, name)
+
+    def names(selector: str) -> list[str]:
+        return shown(
+            instances, "wfi", "-o", "custom-columns=:.metadata.name", "--no-headers", "--field-selector", selector
+        )
+
+    assert names("status.phase=Failed") == ["a", "c"]
+    assert names("status.phase!=Failed") == ["b"]
+    assert names("spec.workflow=order") == ["a", "b"]
+    assert names("spec.workflow=order,status.phase=Failed") == ["a"]
+
+
+def test_kubectl_get_shows_the_state_of_each_run_in_a_line(instances: Instances) -> None:
+    instances.create_order("fresh")
+    instances.create_order("order-1")
+    finished = [condition("Finished", "True", "Completed"), condition("Succeeded", "True", "AllStepsDone")]
+    instances.patch_status({"phase": "Succeeded", "progress": "7/7", "conditions": finished})
+    header, fresh, done = shown(instances, "wfi")
+    assert header.split() == ["NAME", "WORKFLOW", "STATUS", "REASON", "PROGRESS", "AGE"]
+    assert fresh.split()[:2] == ["fresh", "order"]
+    assert done.split()[:5] == ["order-1", "order", "Succeeded", "AllStepsDone", "7/7"]
+    assert done.split()[5].endswith("s")
+
+
+def test_kubectl_get_wide_shows_what_a_run_waits_for_and_why(instances: Instances) -> None:
+    instances.create_order()
+    instances.patch_status(
+        {
+            "phase": "Running",
+            "runId": "run-7",
+            "waitingFor": "signal:approve",
+            "startTime": "2026-01-02T03:04:05Z",
+            "completionTime": "2026-01-02T03:05:05Z",
+            "message": "a person has to approve",
+        }
+    )
+    header, line = shown(instances, "wfi", "-o", "wide")
+    titles = ["NAME", "WORKFLOW", "STATUS", "REASON", "PROGRESS", "AGE"]
+    titles += ["WAITING FOR", "RUN", "STARTED", "FINISHED", "MESSAGE"]
+    places = [header.index(title) for title in titles]
+    assert places == sorted(places)
+    cells = dict(
+        zip(titles, (line[a:b].strip() for a, b in zip(places, [*places[1:], None], strict=True)), strict=True)
+    )
+    assert (cells["WAITING FOR"], cells["RUN"]) == ("signal:approve", "run-7")
+    assert cells["STARTED"]
+    assert cells["FINISHED"]
+    assert cells["MESSAGE"] == "a person has to approve"
+
+
+def test_the_kind_is_found_by_its_short_name_and_its_category(instances: Instances) -> None:
+    instances.create_order()
+    expected = "workflowinstance.perdure.dev/order-1"
+    for kind in ("wfi", "workflowinstance", "workflowinstances", "workflows"):
+        assert shown(instances, kind, "-o", "name") == [expected]
