@@ -17,6 +17,7 @@ from perdure.store.base import Store
 
 from .attempts import Attempts, Job, Retry, Verdict
 from .options import decode_options
+from .waiting import hinted
 
 logger = logging.getLogger("perdure.worker")
 
@@ -60,10 +61,7 @@ class TaskLoop:
             taken = await self._take()
             if taken or self._answers:
                 continue
-            try:
-                await asyncio.wait_for(self._news.wait(), self._poll)
-            except TimeoutError:
-                pass  # nobody hinted: look anyway
+            await hinted(self._news, self._poll)
             self._news.clear()
 
     async def _take(self) -> bool:

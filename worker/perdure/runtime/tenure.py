@@ -24,6 +24,7 @@ from .execution import Execution
 from .flush import Flusher
 from .lease import LeaseKeeper
 from .tasks import TaskLoop
+from .waiting import hinted
 
 logger = logging.getLogger("perdure.worker")
 
@@ -185,6 +186,7 @@ class Tenure:
         while True:
             try:
                 await loop()
+                return
             except LeaseLostError:
                 self._on_lease_event("lost")
                 return
@@ -207,7 +209,7 @@ class Tenure:
                     self._adopt(run)
                 if len(claimed) == room:
                     continue
-            await _event_or(self._work, CLAIM_POLL)
+            await hinted(self._work, CLAIM_POLL)
 
     def _adopt(self, claimed: ClaimedRun) -> None:
         definition = self.charge.workflows.get(claimed.info.workflow)
@@ -232,19 +234,11 @@ class Tenure:
                     execution = self._executions.get(item.run_id)
                     if execution is not None:
                         execution.receive((item,))
-            await _event_or(self._mail, INBOX_POLL)
+            await hinted(self._mail, INBOX_POLL)
 
     async def _recover_loop(self) -> None:
         while True:
             self._orphans.clear()
             if await self.charge.store.recover(self._lease):
                 self._work.set()
-            await _event_or(self._orphans, RECOVER_POLL)
-
-
-async def _event_or(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass  # nobody hinted: look anyway
+            await hinted(self._orphans, RECOVER_POLL)
