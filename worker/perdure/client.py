@@ -172,8 +172,8 @@ class Hints:
 class Client:
     """A connection to the workflows of one namespace. Use it as a context manager."""
 
-    def __init__(self, url: str, namespace: str) -> None:
-        self._url = url
+    def __init__(self, source: str | FullStore, namespace: str) -> None:
+        self._source = source
         self.namespace = namespace
         self.store: FullStore
         self.watcher: Watcher
@@ -193,8 +193,13 @@ class Client:
             raise StoreError(message)
         return cls(url, namespace or os.environ.get("PERDURE_NAMESPACE") or DEFAULT_NAMESPACE)
 
+    @classmethod
+    def over(cls, store: FullStore, *, namespace: str = DEFAULT_NAMESPACE) -> "Client":
+        """Return a client on a store that is open already and stays so: one store can serve many namespaces."""
+        return cls(store, namespace)
+
     async def __aenter__(self) -> Self:
-        self.store = await open_store(self._url)
+        self.store = await open_store(self._source) if isinstance(self._source, str) else self._source
         self.watcher = Watcher(self.store)
         self.hints = Hints(self.store)
         return self
@@ -204,7 +209,8 @@ class Client:
     ) -> None:
         await self.hints.stop()
         await self.watcher.stop()
-        await self.store.close()
+        if isinstance(self._source, str):
+            await self.store.close()
 
     @overload
     async def start(

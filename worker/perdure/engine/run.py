@@ -154,6 +154,7 @@ class Run:
                 applied.append(event)
         if not applied and not self._fresh:
             self.turns -= 1
+            self.header = before  # what is not recorded must not be inherited by the next turn
             return Decision(None, (), None, None)
         self._step()
         visible, self.visible = self.visible, None

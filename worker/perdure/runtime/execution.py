@@ -75,6 +75,9 @@ class Home(Protocol):
     def left(self, execution: "Execution", ending: Ending | None) -> None:
         """Take note that the run is not owned here any more; None: somebody else has it, or closed it."""
 
+    def offer(self, queues: frozenset[str]) -> None:
+        """Tell the workers of these queues that there are tasks to take."""
+
 
 class Execution:
     """A run while this worker owns it."""
@@ -238,6 +241,8 @@ class Execution:
                 self._local.discard(event.seq)
                 self._remote.discard(event.seq)
                 self.home.attempts.cancel(self.info.run_id, event.seq)
+        if commit.tasks:
+            self.home.offer(frozenset(task.queue for task in commit.tasks))
         self._after(run, here)
 
     def _after(self, run: Run, here: Sequence[int]) -> None:
@@ -290,7 +295,7 @@ class Execution:
             return
         self._cancel_wake()
         if self.home.draining and not self._local:
-            self._submit(Commit(run_id=self.info.run_id, ending=Release()), self._parked)
+            self._give_up(Release())
             return
         wait = self._until_next()
         if wait is not None and (self._local or wait <= 2 * LINGER):
@@ -313,16 +318,19 @@ class Execution:
             return
         wake_at = self._agenda[0][0] if self._until_next() is not None else None
         park = Park(mail=self._consumed, wake_at=wake_at, waiting_for=self._run.waiting_for())
-        self._submit(Commit(run_id=self.info.run_id, ending=park), self._parked)
+        self._give_up(park)
 
-    def _parked(self, answer: Answer) -> None:
+    def _give_up(self, ending: Park | Release) -> None:
+        self._submit(Commit(run_id=self.info.run_id, ending=ending), lambda answer: self._given_up(answer, ending))
+
+    def _given_up(self, answer: Answer, ending: Park | Release) -> None:
         self._in_flight = False
         if self.over:
             return
         if isinstance(answer, PayloadError) or not answer.recorded:
             self._leave(None)
         elif answer.ended:
-            self._leave(Release())
+            self._leave(ending)
         else:  # refused: a message is on its way, the next look into the inbox brings it
             self._settle()
 

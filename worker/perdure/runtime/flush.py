@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from perdure.errors import LeaseLostError, PayloadError, StoreUnavailableError
 from perdure.model.runs import Commit, Committed, Lease
-from perdure.store.base import Store
+from perdure.store.base import CommitRefusedError, Store
 
 Answer = Committed | PayloadError
 
@@ -88,12 +88,8 @@ class Flusher:
             except StoreUnavailableError:
                 # Repeating is safe, and the lease decides how long it makes sense: when it is lost, stop() ends this.
                 await asyncio.sleep(0.5)
-            except PayloadError as error:
-                if len(commits) > 1:
-                    for one in batch:
-                        await self._write([one])
-                    return
-                answers = [error]
+            except CommitRefusedError as error:
+                answers = [error.refused.get(place) or answer for place, answer in enumerate(error.answers)]  # type: ignore[misc]  # every place has one of the two
                 break
         for (_, answered), answer in zip(batch, answers, strict=True):
             answered(answer)

@@ -103,6 +103,7 @@ class TaskLoop:
     def _ended(self, task: ClaimedTask, verdict: Verdict) -> None:
         self._mine.discard((task.run_id, task.seq))
         if isinstance(verdict, Retry):
+            asyncio.get_running_loop().call_later(verdict.delay, self.wake)
             self._push(
                 TaskRetry(
                     run_id=task.run_id,

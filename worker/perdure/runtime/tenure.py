@@ -16,7 +16,7 @@ from perdure.errors import LeaseLostError, StoreUnavailableError
 from perdure.model.events import ClosedFromOutside, Closing
 from perdure.model.policies import MICROSECONDS
 from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hint, Hold, Lease, Park, RunId, WorkerInfo
-from perdure.store.base import Store
+from perdure.store.base import UNKNOWN_WORKFLOW, Store
 
 from .attempts import Attempts
 from .clock import StoreClock
@@ -164,6 +164,12 @@ class Tenure:
             self._work.set()
         self._came_to_rest.set()
 
+    def offer(self, queues: frozenset[str]) -> None:
+        """Tell the workers of these queues, this one among them, that there are tasks to take."""
+        hint = Hint(queues=queues)
+        self.on_hint(hint)
+        self.charge.store.hint(hint)
+
     def on_hint(self, hint: Hint) -> None:
         """Look now where the hint points."""
         if not hint.queues.isdisjoint(self.queues):
@@ -222,7 +228,7 @@ class Tenure:
             f"(it knows: {known}); start a worker that has it"
         )
         logger.error("%s is held: %s", claimed.info.id, message)
-        hold = Hold(reason="UnknownWorkflow", message=message)
+        hold = Hold(reason=UNKNOWN_WORKFLOW, message=message)
         self.flusher.submit(Commit(run_id=claimed.info.run_id, ending=hold), lambda _: None)
 
     async def _inbox_loop(self) -> None:
