@@ -9,9 +9,11 @@ import pytest
 
 from perdure import ActivityError, activity, workflow
 from perdure.model.events import (
+    ActivityCompleted,
     ActivityFailed,
     ActivityScheduled,
     Failure,
+    TurnHeader,
     WorkflowExecutionCancelled,
     WorkflowExecutionFailed,
 )

@@ -247,4 +247,5 @@ class Tenure:
             self._orphans.clear()
             if await self.charge.store.recover(self._lease):
                 self._work.set()
+            self._tasks.wake()
             await hinted(self._orphans, RECOVER_POLL)
