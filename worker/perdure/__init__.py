@@ -22,6 +22,8 @@ from perdure.model.policies import RetryPolicy
 from perdure.runtime.tenure import Limits
 from perdure.runtime.worker import Worker
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ActivityError",
     "ApplicationError",

@@ -34,14 +34,14 @@ def decode_turn(seq: int, data: bytes | memoryview) -> Turn:
         message = f"turn {seq} is written with codec {bytes(view[:1])!r}, which this release cannot read; upgrade it"
         raise PayloadError(message)
     try:
-        header, *events = _turn_decoder.decode(view[1:])
+        elements = _turn_decoder.decode(view[1:])
     except msgspec.MsgspecError as error:
         message = f"turn {seq} cannot be read by this release ({error}); a newer one wrote it"
         raise PayloadError(message) from error
-    if not isinstance(header, TurnHeader):
+    if not elements or not isinstance(elements[0], TurnHeader):
         message = f"turn {seq} does not start with a header; the row is damaged"
         raise PayloadError(message)
-    return Turn(seq, header, tuple(events))  # type: ignore[arg-type]  # only the first element may be a header
+    return Turn(seq, elements[0], tuple(elements[1:]))  # type: ignore[arg-type]  # only the first may be a header
 
 
 def encode_message(event: Incoming) -> bytes:

@@ -1,0 +1,216 @@
+"""Retry arithmetic, payloads and the codec: pure functions."""
+
+import enum
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure import RetryPolicy, activity, workflow
+from perdure.errors import DefinitionError, NonRetryableError, PayloadError
+from perdure.model.codec import decode_turn, encode_turn, join_payloads, split_payloads
+from perdure.model.events import ActivityCompleted, ActivityScheduled, TimerFired, Turn, TurnHeader
+from perdure.model.failure import rebuild, record
+from perdure.model.payload import Reader, Signature, encode
+from perdure.model.runs import MOVES, IllegalMoveError, RunState, move
+
+
+def test_delays_grow_to_their_limit_and_stop_with_the_last_attempt() -> None:
+    policy = RetryPolicy(initial_interval=1, backoff_coefficient=3, max_interval=timedelta(seconds=10), max_attempts=5)
+    assert [policy.delay(attempt) for attempt in range(1, 6)] == [1, 3, 9, 10, None]
+
+
+@given(st.integers(1, 10**9))
+def test_without_a_limit_there_is_always_a_next_attempt_within_the_longest_interval(attempt: int) -> None:
+    delay = RetryPolicy().delay(attempt)
+    assert delay is not None
+    assert 1 <= delay <= 100
+
+
+class Declined(ValueError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("listed", "error", "again"),
+    [
+        ((), ValueError(), True),
+        ((), NonRetryableError(), False),
+        ((ValueError,), Declined(), False),
+        (("ValueError",), Declined(), False),
+        (("Declined",), Declined(), False),
+        ((f"{__name__}.Declined",), Declined(), False),
+        (("Other",), Declined(), True),
+    ],
+)
+def test_what_is_tried_again(listed: Any, error: Exception, again: bool) -> None:
+    assert RetryPolicy(non_retryable=listed).allows(error) is again
+
+
+@pytest.mark.parametrize("bad", [0, -1, float("inf"), float("nan"), "1", None, True])
+def test_a_length_of_time_must_be_one(bad: Any) -> None:
+    with pytest.raises(DefinitionError, match="initial_interval must be a timedelta or a number of seconds"):
+        RetryPolicy(initial_interval=bad)
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclass
+class Box:
+    name: str
+    when: datetime
+    price: Decimal
+    colour: Colour
+    id: uuid.UUID
+
+
+class Model(pydantic.BaseModel):
+    number: int
+    tags: list[str] = []
+
+
+class Point(msgspec.Struct):
+    x: int
+    y: int = 0
+
+
+BOX = Box("a", datetime(2026, 1, 2, tzinfo=UTC), Decimal("1.10"), Colour.RED, uuid.UUID(int=7))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value"),
+    [
+        (Box, BOX),
+        (Model, Model(number=1)),
+        (Point, Point(1)),
+        (list[Box], [BOX]),
+        (dict[str, int], {"a": 1}),
+        (Any, [1]),
+    ],
+)
+def test_values_survive_the_record(wanted: Any, value: Any) -> None:
+    assert Reader(wanted).read(encode(value, "it"), "it") == value
+
+
+@pytest.mark.parametrize("bad", [object(), lambda: 0, {1: {2: object()}}])
+def test_what_cannot_be_recorded_says_so_and_says_what_can(bad: Any) -> None:
+    with pytest.raises(PayloadError, match=r"it cannot be recorded: .* Use builtins, dataclasses"):
+        encode(bad, "it")
+
+
+def test_calls_bind_by_position_by_name_and_with_defaults() -> None:
+    def function(a: int, b: str = "b", *, c: list[int] | None = None) -> None: ...
+    def plain(a: int, b: str = "b") -> None: ...
+
+    signature = Signature(plain, "plain")
+    assert bytes(signature.encode_call((1,), {"b": "x"})) == b'[1,"x"]'
+    assert signature.decode_call(msgspec.Raw(b"[1]")) == ((1, "b"), {})
+    assert signature.decode_call(msgspec.Raw(b'{"b":"y","a":2}')) == ((2, "y"), {})
+    named = Signature(function, "function")
+    assert bytes(named.encode_call((1,), {"c": [2]})) == b'{"a":1,"c":[2]}'
+    assert named.decode_call(msgspec.Raw(b'{"a":1,"c":[2]}')) == ((1,), {"c": [2]})
+    with pytest.raises(TypeError, match=r"plain\(\): missing a required argument: 'a'"):
+        signature.encode_call((), {})
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b'["x"]', r"Expected `int`, got `str` - at `\$\[0\]`"),
+        (b"{}", "missing required field `a`"),
+        (b'{"a":1,"z":2}', "unknown field `z`"),
+        (b'[1,"b",3]', "at most length 2"),
+        (b"7", "Expected `array`"),
+        (b"[", "truncated"),
+    ],
+)
+def test_input_that_does_not_fit_names_what_is_wrong(raw: bytes, words: str) -> None:
+    def plain(a: int, b: str = "b") -> None: ...
+
+    with pytest.raises(PayloadError, match=words):
+        Signature(plain, "plain").decode_call(msgspec.Raw(raw))
+
+
+def test_definitions_that_cannot_be_recorded_are_refused_where_they_are_made() -> None:
+    def many(*items: int) -> None: ...
+
+    with pytest.raises(DefinitionError, match="declare a list or a dict parameter instead"):
+        activity.define(many)
+    with pytest.raises(DefinitionError, match="decorates an async function"):
+        workflow.define(many)  # type: ignore[arg-type]  # that is the point
+
+
+def test_outside_a_workflow_an_activity_is_its_function() -> None:
+    @activity.define
+    def double(number: int) -> int:
+        return number * 2
+
+    assert double(4) == 8  # type: ignore[comparison-overlap]  # outside a workflow a synchronous one returns at once
+
+
+headers = st.builds(
+    TurnHeader, time=st.integers(0, 2**50), build=st.none() | st.text(max_size=9), flags=st.none() | st.integers(0, 9)
+)
+raws = st.recursive(st.integers() | st.text(max_size=40) | st.none(), lambda inner: st.lists(inner, max_size=3)).map(
+    lambda value: msgspec.Raw(msgspec.json.encode(value) if not isinstance(value, int) or abs(value) < 2**63 else b"0")
+)
+events = st.one_of(
+    st.builds(ActivityCompleted, seq=st.integers(1, 99), result=raws),
+    st.builds(ActivityScheduled, seq=st.integers(1, 99), name=st.text(max_size=9), input=raws),
+    st.builds(TimerFired, seq=st.integers(1, 99)),
+)
+
+
+@given(headers, st.lists(events, max_size=6), st.integers(0, 20))
+def test_turns_and_their_payloads_survive_the_record(header: TurnHeader, recorded: list[Any], threshold: int) -> None:
+    kept, outside = split_payloads(recorded, threshold)
+    turn = join_payloads(decode_turn(3, encode_turn(header, kept)), outside)
+    assert turn.header == header
+    assert encode_turn(turn.header, turn.events) == encode_turn(header, recorded)
+    assert turn == Turn(3, header, turn.events)
+
+
+@pytest.mark.parametrize(
+    "row", [b"", b"\x02[]", b"\x01[", b"\x01[]", b'\x01[{"type":"Turn"}]', b'\x01[{"type":"New"}]']
+)
+def test_a_row_that_cannot_be_read_is_an_error_that_says_so(row: bytes) -> None:
+    with pytest.raises(PayloadError):
+        decode_turn(1, row)
+
+
+def test_failures_keep_their_chain_and_never_fail_themselves() -> None:
+    class Broken(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    try:
+        try:
+            raise Broken
+        except Broken as broken:
+            raise KeyError("k\udc80") from broken
+    except KeyError as error:
+        failure = record(error)
+    assert (failure.type, failure.message) == ("KeyError", "'k\\udc80'")
+    assert failure.cause is not None
+    assert "raised RuntimeError" in failure.cause.message
+    assert record(rebuild(failure)) == failure
+
+
+def test_runs_move_by_the_table_only() -> None:
+    for before in RunState:
+        for after in RunState:
+            if after in MOVES[before]:
+                assert move(before, after) is after
+            else:
+                with pytest.raises(IllegalMoveError):
+                    move(before, after)
+        assert before.closed is (MOVES[before] == frozenset())
