@@ -6,9 +6,8 @@ What must not: scheduling (the engine) and carrying out (the runtime).
 
 import contextvars
 import inspect
-import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from perdure.engine.primitives.activity import schedule
@@ -169,7 +168,7 @@ class ActivityContext:
 
     info: ActivityInfo
     beat: Callable[[Any], None]
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    cancelled: bool = False
 
 
 context: contextvars.ContextVar[ActivityContext] = contextvars.ContextVar("perdure_activity")
@@ -199,4 +198,4 @@ def is_cancelled() -> bool:
     Functions in threads ask this, as a thread cannot be interrupted; in ``async``
     activities ``asyncio.CancelledError`` arrives by itself.
     """
-    return _context("is_cancelled").cancelled.is_set()
+    return _context("is_cancelled").cancelled

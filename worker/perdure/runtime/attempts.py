@@ -186,7 +186,7 @@ class Attempt:
 
     def _finish(self) -> None:
         self.over = True
-        self._context.cancelled.set()
+        self._context.cancelled = True
         for handle in self._timers:
             handle.cancel()
         self._owner.forget(self._job)

@@ -40,6 +40,11 @@ def as_datetime(time: Microseconds) -> datetime:
     return _EPOCH + timedelta(microseconds=time)
 
 
+def in_utc(time: datetime) -> datetime:
+    """Return an aware time in UTC, whatever zone the connection speaks."""
+    return time.astimezone(UTC)
+
+
 def started_event(new: NewRun) -> WorkflowExecutionStarted:
     """Return the event of turn 0; raise `PayloadError` when the input is not JSON."""
     try:
