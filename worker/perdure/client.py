@@ -95,7 +95,12 @@ class WorkflowHandle(Generic[R]):
             return cast("R", self._result.read(outcome.result, f"the result of {self.id}"))
         raise failure_of(self.id, outcome)
 
-    async def signal(self, signal: "Signal[T] | str", payload: Any = None) -> None:
+    @overload
+    async def signal(self, signal: Signal[T], payload: T) -> None: ...
+    @overload
+    async def signal(self, signal: str, payload: Any = None) -> None: ...
+
+    async def signal(self, signal: Signal[Any] | str, payload: Any = None) -> None:
         """Deliver a message. Raises `WorkflowNotFoundError` or `WorkflowClosedError`; nothing is lost silently."""
         name = signal if isinstance(signal, str) else signal.name
         raw = encode(payload, f"signal {name}")
