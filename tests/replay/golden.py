@@ -43,7 +43,9 @@ def record() -> dict[str, list[Any]]:
     script = scripts["failing"] = Script(workflows.failing)
     script.turn()
     script.fail(1)
-    return {name: [json.loads(row[1:]) for row in script.rows] for name, script in scripts.items()}
+    here = str(Path(__file__).parents[2]) + "/"  # tracebacks name files; a history is the same wherever it was recorded
+    texts = {name: [row[1:].decode().replace(here, "") for row in script.rows] for name, script in scripts.items()}
+    return {name: [json.loads(text) for text in rows] for name, rows in texts.items()}
 
 
 def stored() -> Iterator[tuple[str, str, list[Turn]]]:

@@ -14,6 +14,7 @@ from perdure.model.policies import type_name
 MESSAGE_LIMIT = 8_192
 TRACEBACK_LIMIT = 16_384
 CAUSE_LIMIT = 16
+_OWN_CODE = __file__.removesuffix("model/failure.py")  # frames of the engine tell an author nothing
 
 
 def record(error: BaseException, depth: int = 0) -> Failure:
@@ -44,8 +45,9 @@ def _message(error: BaseException) -> str:
 
 
 def _traceback(error: BaseException) -> str:
-    lines = traceback_module.format_list(traceback_module.extract_tb(error.__traceback__))
-    text = "".join(lines)
+    frames = traceback_module.extract_tb(error.__traceback__)
+    authors = [frame for frame in frames if not frame.filename.startswith(_OWN_CODE)]
+    text = "".join(traceback_module.format_list(authors))
     if len(text) > TRACEBACK_LIMIT:  # the innermost frames tell most
         text = "  ...\n" + text[-TRACEBACK_LIMIT:]
     return _printable(text)
