@@ -1,0 +1,82 @@
+"""Where a database is, how to connect to it, and how to speak of it without its password.
+
+What lives here: reading of URLs, the settings of our connections, the error for a database that does not answer.
+What must not: open connections.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from perdure.errors import RequestError, StoreUnavailableError
+
+POOLER_PARAMETER = "pgbouncer"
+
+_DEFAULTS = {
+    "application_name": "perdure",
+    # A peer that vanished without a word is found out in seconds, not by the operating system in a quarter of an hour.
+    "connect_timeout": "5",
+    "keepalives_idle": "10",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
+
+# Every statement of the hot path looks up keys, so one plan is right at every size of the tables: nested loops over
+# indexes. Without these settings a plan made while a table was small would scan it when it has grown.
+_PLANS = (
+    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off "
+    "-c enable_material=off -c jit=off"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A database. ``pooler``: between us and it is PgBouncer, which lends a connection for one transaction only."""
+
+    conninfo: str
+    host: str
+    database: str
+    pooler: bool
+
+    @classmethod
+    def parse(cls, dsn: str) -> "Address":
+        """Read a URL; ``?pgbouncer=true`` says that there is a pooler. Raises `RequestError` without showing it."""
+        pooler = False
+        try:
+            parts = urlsplit(dsn)
+            if parts.scheme in {"postgresql", "postgres"}:
+                query = parse_qsl(parts.query, keep_blank_values=True)
+                pooler = dict(query).get(POOLER_PARAMETER, "false").lower() in {"true", "on", "yes", "1"}
+                rest = urlencode([(name, value) for name, value in query if name != POOLER_PARAMETER])
+                dsn = urlunsplit(parts._replace(query=rest))
+            known = conninfo_to_dict(dsn)
+            conninfo = make_conninfo(dsn, **{name: value for name, value in _DEFAULTS.items() if name not in known})
+        except (ValueError, psycopg.Error):
+            message = "the database URL cannot be read; write it as postgresql://user@host:5432/database"
+            raise RequestError(message) from None  # the cause might show the password
+        host = str(known.get("host") or known.get("hostaddr") or "the local socket")
+        port = known.get("port")
+        place = f"{host}:{port}" if port else host
+        return cls(conninfo, place, str(known.get("dbname") or known.get("user") or "(default)"), pooler)
+
+    def with_plans(self) -> str:
+        """Return the conninfo of a connection for the hot path."""
+        options = conninfo_to_dict(self.conninfo).get("options")
+        return make_conninfo(self.conninfo, options=f"{options} {_PLANS}" if options else _PLANS)
+
+
+def refuses_options(error: psycopg.Error) -> bool:
+    """Tell whether a connection was refused because a pooler does not pass settings on."""
+    return "unsupported startup parameter" in str(error)
+
+
+def unavailable(address: Address, error: BaseException) -> StoreUnavailableError:
+    """Return the error for a database that does not answer."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return StoreUnavailableError(
+        f"PostgreSQL at {address.host} (database {address.database}) cannot be reached: {reason}. "
+        "Check that it runs and that the URL is right; nothing was lost and the call may be repeated"
+    )

@@ -1,0 +1,171 @@
+"""Parameters in PostgreSQL's binary format, packed by hand.
+
+What lives here: one class per type that the queries take, scalars and arrays, and their registration with psycopg.
+What must not: connections. psycopg's own list dumper costs several times as much per element, and its choice of
+int2, int4 or int8 by value would make the server prepare one statement anew for every mixture.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from psycopg.abc import AdaptContext
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+
+from perdure.errors import PayloadError
+
+_HEADER = struct.Struct("!iiIii")  # dimensions, whether there are nulls, type of the elements, length, lower bound
+_EMPTY = struct.Struct("!iiI")
+_SIZE = struct.Struct("!i")
+_INT4 = struct.Struct("!ii")
+_INT8 = struct.Struct("!iq")
+_NULL = _SIZE.pack(-1)
+
+
+class Packed(bytes):
+    """A parameter that is in the wire format already. ``oid`` is the type's number in every PostgreSQL."""
+
+    oid: ClassVar[int]
+    __slots__ = ()
+
+
+class Bool(Packed):
+    """One ``boolean``."""
+
+    oid = 16
+    __slots__ = ()
+
+
+class Bytea(Packed):
+    """One ``bytea``."""
+
+    oid = 17
+    __slots__ = ()
+
+
+class Int8(Packed):
+    """One ``bigint``."""
+
+    oid = 20
+    __slots__ = ()
+
+
+class Int4(Packed):
+    """One ``integer``."""
+
+    oid = 23
+    __slots__ = ()
+
+
+class Text(Packed):
+    """One ``text``."""
+
+    oid = 25
+    __slots__ = ()
+
+
+class Byteas(Packed):
+    """A ``bytea[]``."""
+
+    oid = 1001
+    __slots__ = ()
+
+
+class Int4s(Packed):
+    """An ``integer[]``."""
+
+    oid = 1007
+    __slots__ = ()
+
+
+class Texts(Packed):
+    """A ``text[]``."""
+
+    oid = 1009
+    __slots__ = ()
+
+
+class Int8s(Packed):
+    """A ``bigint[]``."""
+
+    oid = 1016
+    __slots__ = ()
+
+
+_TYPES: tuple[type[Packed], ...] = (Bool, Bytea, Int8, Int4, Text, Byteas, Int4s, Texts, Int8s)
+
+
+def boolean(value: bool) -> Bool:
+    """Pack a truth value."""
+    return Bool(b"\1" if value else b"\0")
+
+
+def int4(value: int) -> Int4:
+    """Pack a number of 32 bits."""
+    return Int4(struct.pack("!i", value))
+
+
+def int8(value: int | None) -> Int8 | None:
+    """Pack a number of 64 bits; None stays None, which is NULL of any type."""
+    return None if value is None else Int8(struct.pack("!q", value))
+
+
+def text(value: str | None) -> Text | None:
+    """Pack a text; raise `PayloadError` for half a character."""
+    return None if value is None else Text(_utf8(value))
+
+
+def int4s(values: Sequence[int | None]) -> Int4s:
+    """Pack numbers of 32 bits and NULLs."""
+    return Int4s(_array(23, values, (_NULL if value is None else _INT4.pack(4, value) for value in values)))
+
+
+def int8s(values: Sequence[int | None]) -> Int8s:
+    """Pack numbers of 64 bits and NULLs."""
+    return Int8s(_array(20, values, (_NULL if value is None else _INT8.pack(8, value) for value in values)))
+
+
+def byteas(values: Sequence[bytes | None]) -> Byteas:
+    """Pack byte strings and NULLs."""
+    return Byteas(_array(17, values, (_NULL if value is None else _SIZE.pack(len(value)) + value for value in values)))
+
+
+def texts(values: Sequence[str | None]) -> Texts:
+    """Pack texts and NULLs; raise `PayloadError` for half a character."""
+    encoded = [None if value is None else _utf8(value) for value in values]
+    return Texts(_array(25, values, (_NULL if value is None else _SIZE.pack(len(value)) + value for value in encoded)))
+
+
+def _utf8(value: str) -> bytes:
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        message = f"half a character (a lone surrogate) cannot be stored in {value!r:.200}; remove it"
+        raise PayloadError(message) from error
+
+
+def _array(oid: int, values: Sequence[Any], elements: Iterable[bytes]) -> bytes:
+    if not values:
+        return _EMPTY.pack(0, 0, oid)
+    return _HEADER.pack(1, None in values, oid, len(values), 1) + b"".join(elements)
+
+
+def register(context: AdaptContext) -> None:
+    """Teach a connection to send these types as they are."""
+    for kind in _TYPES:
+        context.adapters.register_dumper(kind, _DUMPERS[kind])
+
+
+def _dumper(kind: type[Packed]) -> type[Dumper]:
+    class PackedDumper(Dumper):
+        oid = kind.oid
+        format = Format.BINARY
+
+        def dump(self, obj: bytes) -> bytes:
+            return obj
+
+    return PackedDumper
+
+
+_DUMPERS: dict[type[Packed], type[Dumper]] = {kind: _dumper(kind) for kind in _TYPES}

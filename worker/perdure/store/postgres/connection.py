@@ -1,0 +1,209 @@
+"""A lane: one connection that carries one statement at a time and survives the loss of its server.
+
+What lives here: `Lane` for the event loop and `LeaseLine` for the lease thread. What must not: knowledge of what the
+statements mean. Every statement may be repeated, so a lane repeats it after a lost connection.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg.pq import TransactionStatus
+
+from perdure.errors import SchemaVersionError, StoreError
+from perdure.store.postgres import arrays
+from perdure.store.postgres.address import Address, refuses_options, unavailable
+from perdure.store.postgres.queries import QUERIES, Query
+
+Row = tuple[Any, ...]
+Parameters = Mapping[str, object]
+
+PATIENCE = 15.0
+"""Seconds for which a lane tries to reach its server again before it says that it cannot."""
+FIRST_PAUSE = 0.02
+LONGEST_PAUSE = 1.0
+
+_COLLISIONS = (errors.DeadlockDetected, errors.SerializationFailure)
+_GONE = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleSessionTimeout)
+_SCHEMA = (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName)
+
+
+class Pooler:
+    """Whether there is a pooler: said in the URL, or found out from its refusal. Shared by the lanes of a store."""
+
+    def __init__(self, address: Address) -> None:
+        self.present = address.pooler
+
+
+def _settings(address: Address, pooler: Pooler, *, hot: bool) -> tuple[str, int | None]:
+    """Return the conninfo and the number of uses after which a statement is prepared."""
+    if pooler.present:
+        return address.conninfo, None
+    return (address.with_plans(), 1) if hot else (address.conninfo, 5)
+
+
+def _arguments(query: Query, parameters: Parameters) -> list[object]:
+    return [parameters[name] for name in query.parameters]
+
+
+def _translated(error: psycopg.Error, query: Query) -> Exception:
+    """Return what a caller should see; errors in data go to the caller as they are."""
+    if isinstance(error, psycopg.DataError | psycopg.IntegrityError | errors.ProgramLimitExceeded):
+        return error
+    if isinstance(error, _SCHEMA):
+        return SchemaVersionError(f"{query.name}: {error}; the schema is not this release's: run `perdure migrate`")
+    return StoreError(f"{query.name}: {' '.join(str(error).split())}")
+
+
+class Lane:
+    """One connection on the event loop. Statements wait for each other; use several lanes for several concerns.
+
+    ``hot`` lanes prepare early and fix their plans; others let the server plan by the values.
+    """
+
+    def __init__(self, address: Address, pooler: Pooler, statements: Counter[str], *, hot: bool) -> None:
+        self._address = address
+        self._pooler = pooler
+        self._statements = statements
+        self._hot = hot
+        self._turn = asyncio.Lock()
+        self._connection: psycopg.AsyncConnection[Row] | None = None
+
+    async def fetch(
+        self,
+        name: str,
+        parameters: Parameters,
+        *,
+        on_repeat: Callable[[], Parameters] | None = None,
+        patience: float = PATIENCE,
+    ) -> list[Row]:
+        """Run the query ``name`` and return its rows.
+
+        After a lost connection it is run again, with the parameters that ``on_repeat`` returns. Raises
+        `StoreUnavailableError` after ``patience`` seconds, psycopg's ``DataError`` and ``IntegrityError`` as they are,
+        and `StoreError` for everything else that the server may say.
+        """
+        query = QUERIES[name]
+        deadline = time.monotonic() + patience
+        pause = FIRST_PAUSE
+        async with self._turn:
+            while True:
+                try:
+                    connection = await self._connected()
+                    return await self._run(connection, query, parameters)
+                except psycopg.Error as error:
+                    if not await self._lost(error):
+                        raise _translated(error, query) from error
+                    if time.monotonic() + pause > deadline:
+                        raise unavailable(self._address, error) from error
+                await asyncio.sleep(pause)
+                pause = min(LONGEST_PAUSE, pause * 2)
+                parameters = on_repeat() if on_repeat else parameters
+
+    async def close(self) -> None:
+        """Close the connection; a later statement opens a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                await connection.close()
+
+    async def _run(self, connection: psycopg.AsyncConnection[Row], query: Query, parameters: Parameters) -> list[Row]:
+        self._statements[query.name] += 1
+        async with psycopg.AsyncRawCursor(connection) as cursor:
+            await cursor.execute(query.statement, _arguments(query, parameters), binary=True)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def _connected(self) -> psycopg.AsyncConnection[Row]:
+        connection = self._connection
+        if connection is not None:
+            # A statement that was cancelled half-way leaves a connection that cannot be trusted with the next one.
+            if not connection.closed and connection.pgconn.transaction_status == TransactionStatus.IDLE:
+                return connection
+            await self.close()
+        conninfo, threshold = _settings(self._address, self._pooler, hot=self._hot)
+        try:
+            connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True, prepare_threshold=threshold)
+        except psycopg.OperationalError as error:
+            if self._pooler.present or not refuses_options(error):
+                raise
+            self._pooler.present = True
+            return await self._connected()
+        arrays.register(connection)
+        self._connection = connection
+        return connection
+
+    async def _lost(self, error: psycopg.Error) -> bool:
+        """Tell whether to run the statement again, on a new connection if need be."""
+        if isinstance(error, _COLLISIONS):
+            return True
+        connection = self._connection
+        if connection is not None and not connection.closed and not isinstance(error, _GONE):
+            return False
+        await self.close()
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+
+
+class LeaseLine:
+    """The connection of the lease thread: blocking, and quick to say that nobody answers."""
+
+    def __init__(self, address: Address, pooler: Pooler, statements: Counter[str]) -> None:
+        self._address = address
+        self._pooler = pooler
+        self._statements = statements
+        self._lock = threading.Lock()
+        self._connection: psycopg.Connection[Row] | None = None
+
+    def fetch(self, name: str, parameters: Parameters) -> list[Row]:
+        """Run the query; on a lost connection once more on a new one, then raise `StoreUnavailableError`."""
+        query = QUERIES[name]
+        with self._lock:
+            kept = self._connection is not None
+            try:
+                try:
+                    return self._run(query, parameters)
+                except psycopg.OperationalError:
+                    if not kept or (self._connection is not None and not self._connection.closed):
+                        raise
+                    return self._run(query, parameters)
+            except psycopg.OperationalError as error:
+                self._drop()
+                raise unavailable(self._address, error) from error
+            except psycopg.Error as error:
+                raise _translated(error, query) from error
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._drop()
+
+    def _run(self, query: Query, parameters: Parameters) -> list[Row]:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._open()
+        self._statements[query.name] += 1
+        with psycopg.RawCursor(self._connection) as cursor:
+            cursor.execute(query.statement, _arguments(query, parameters), binary=True)
+            return cursor.fetchall()
+
+    def _open(self) -> psycopg.Connection[Row]:
+        conninfo, threshold = _settings(self._address, self._pooler, hot=True)
+        try:
+            connection = psycopg.connect(conninfo, autocommit=True, prepare_threshold=threshold)
+        except psycopg.OperationalError as error:
+            if self._pooler.present or not refuses_options(error):
+                raise
+            self._pooler.present = True
+            return self._open()
+        arrays.register(connection)
+        return connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                connection.close()

@@ -1,0 +1,223 @@
+"""Group commit: what many runs ask for, in one statement.
+
+What lives here: cutting commits into batches, packing them into arrays, and finding the one that the database
+refuses. What must not: meaning; that is in the statement ``flush``.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import psycopg
+from psycopg import errors
+
+from perdure.errors import PayloadError
+from perdure.model import codec
+from perdure.model.runs import Close, Commit, Committed, Ending, Hint, Hold, Lease, Park, RunState
+from perdure.store import records
+from perdure.store.base import CommitRefusedError
+from perdure.store.postgres.arrays import byteas, int4s, int8s, texts
+from perdure.store.postgres.connection import Lane
+from perdure.store.postgres.leasing import fence, lost
+
+MOST_COMMITS = 500
+MOST_BYTES = 1_000_000
+"""The largest batch of one statement; a single commit may be larger."""
+
+T = TypeVar("T")
+
+_REFUSALS = (psycopg.DataError, psycopg.IntegrityError, errors.ProgramLimitExceeded, PayloadError, struct.error)
+
+
+@dataclass(slots=True)
+class _Item:
+    """A commit with its place in the call and its bytes."""
+
+    place: int
+    commit: Commit
+    turn: bytes | None = None
+    outside: list[bytes] = field(default_factory=list)
+    outcome: bytes | None = None
+    size: int = 0
+
+
+@dataclass(slots=True)
+class Flush:
+    """One call of ``flush``: ``answers`` and ``refused`` fill up batch by batch, ``hint`` says what follows."""
+
+    lane: Lane
+    lease: Lease
+    answers: list[Committed | None]
+    refused: dict[int, PayloadError] = field(default_factory=dict)
+    hint: Hint = field(default_factory=Hint)
+
+    def results(self) -> list[Committed]:
+        """Return the answers; raise `CommitRefusedError` when some commits cannot be stored."""
+        if self.refused:
+            raise CommitRefusedError(self.refused, self.answers)
+        return [answer for answer in self.answers if answer is not None]
+
+    async def write(self, items: Sequence[_Item]) -> None:
+        """Write one batch; halve it when the database refuses it, until the bad commit is alone."""
+        try:
+            await self._write(items)
+        except _REFUSALS as error:
+            if len(items) > 1:
+                middle = len(items) // 2
+                await self.write(items[:middle])
+                await self.write(items[middle:])
+            else:
+                self.refused[items[0].place] = _refusal(items[0].commit, error)
+
+    async def _write(self, items: Sequence[_Item]) -> None:
+        found = await self.lane.fetch("flush", {**fence(self.lease), **_arrays(items), **_task_arrays(items)})
+        if not found:
+            raise lost(self.lease)
+        left_out, ended, released, changed = found[0]
+        places = set(ended or ())
+        for place, item in enumerate(items, start=1):
+            self.answers[item.place] = Committed(recorded=True, ended=place in places)
+        if left_out:
+            await self._explain(items, left_out)
+        self.hint = Hint(
+            queues=self.hint.queues.union(released or (), (task.queue for item in items for task in item.commit.tasks)),
+            closed=self.hint.closed or any(isinstance(item.commit.ending, Close) for item in items),
+            changed=self.hint.changed or changed,
+        )
+
+    async def _explain(self, items: Sequence[_Item], places: Sequence[int]) -> None:
+        """Find out whether commits were left out because an earlier try wrote them, or because others own the runs."""
+        for place in places:
+            self.answers[items[place - 1].place] = Committed(recorded=False, ended=False)
+        asked = _arrays(items)
+        names = ("runs", "seqs", "turns", "endings", "reasons", "outcomes")
+        parameters = {**fence(self.lease), **{name: asked[name] for name in names}, "places": int8s(places)}
+        for place, ours, owned in await self.lane.fetch("unrecorded", parameters):
+            item = items[place - 1]
+            if ours:
+                ended = item.commit.ending is not None and not owned
+                self.answers[item.place] = Committed(recorded=True, ended=ended)
+
+
+async def flush(lane: Lane, lease: Lease, commits: Sequence[Commit]) -> Flush:
+    """Carry out the commits that the database takes."""
+    flushed = Flush(lane, lease, [None] * len(commits))
+    for batch in _batches([_item(place, commit) for place, commit in enumerate(commits)]):
+        await flushed.write(batch)
+    return flushed
+
+
+def _refusal(commit: Commit, error: BaseException) -> PayloadError:
+    if isinstance(error, PayloadError):
+        return error
+    words = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return PayloadError(f"the database refuses what run {commit.run_id} recorded: {words or error}")
+
+
+def _item(place: int, commit: Commit) -> _Item:
+    item = _Item(place, commit)
+    if commit.turn is not None:
+        events, item.outside = codec.split_payloads(commit.turn.events, records.LARGE)
+        item.turn = codec.encode_turn(commit.turn.header, events)
+    if isinstance(commit.ending, Close):
+        item.outcome = records.encode_outcome(commit.ending.outcome)
+    item.size = (
+        len(item.turn or b"")
+        + len(item.outcome or b"")
+        + sum(map(len, item.outside))
+        + sum(len(task.input) + len(task.options) for task in commit.tasks)
+    )
+    return item
+
+
+def _batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:
+    """Cut by number and bytes, and before a second commit of a run: one statement changes a row once."""
+    batch: list[_Item] = []
+    size = 0
+    runs: set[int] = set()
+    for item in items:
+        run_id = item.commit.run_id
+        if batch and (len(batch) == MOST_COMMITS or size + item.size > MOST_BYTES or run_id in runs):
+            yield batch
+            batch, size, runs = [], 0, set()
+        batch.append(item)
+        size += item.size
+        runs.add(run_id)
+    if batch:
+        yield batch
+
+
+def _arrays(items: Sequence[_Item]) -> dict[str, object]:
+    """Return one array a column. A column without a value is an empty array: ``unnest`` fills it up with NULLs."""
+    endings = [item.commit.ending for item in items]
+    visible = [item.commit.visible for item in items]
+    parameters: dict[str, object] = {
+        "runs": int8s([item.commit.run_id for item in items]),
+        "seqs": int4s([None if item.commit.turn is None else item.commit.turn.seq for item in items]),
+        "turns": byteas([item.turn for item in items]),
+        "consumed": int4s(_column([item.commit.consumed for item in items])),
+        "endings": int4s(_column([_state(ending) for ending in endings])),
+        "mails": int4s(_column([ending.mail if isinstance(ending, Park) else None for ending in endings])),
+        "wake_ats": int8s(_column([ending.wake_at if isinstance(ending, Park) else None for ending in endings])),
+        "reasons": texts(_column([_reason(ending) for ending in endings])),
+        "messages": texts(_column([ending.message if isinstance(ending, Hold) else None for ending in endings])),
+        "outcomes": byteas(_column([item.outcome for item in items])),
+        "statuses": texts(_column([None if status is None else status.text for status in visible])),
+        "progresses": texts(_column([None if status is None else status.progress for status in visible])),
+    }
+    return parameters
+
+
+def _task_arrays(items: Sequence[_Item]) -> dict[str, object]:
+    outside = [
+        (item.commit.run_id, item.commit.turn.seq, ordinal, data)
+        for item in items
+        if item.commit.turn is not None
+        for ordinal, data in enumerate(item.outside, start=1)
+    ]
+    tasks = [(item.commit.run_id, task) for item in items for task in item.commit.tasks]
+    dropped = [(item.commit.run_id, seq) for item in items for seq in item.commit.dropped_tasks]
+    return {
+        "payload_runs": int8s([row[0] for row in outside]),
+        "payload_seqs": int4s([row[1] for row in outside]),
+        "payload_ordinals": int4s([row[2] for row in outside]),
+        "payloads": byteas([row[3] for row in outside]),
+        "task_runs": int8s([run_id for run_id, _ in tasks]),
+        "task_seqs": int4s([task.seq for _, task in tasks]),
+        "task_queues": texts([task.queue for _, task in tasks]),
+        "task_names": texts([task.name for _, task in tasks]),
+        "task_inputs": byteas([bytes(task.input) for _, task in tasks]),
+        "task_options": byteas([bytes(task.options) for _, task in tasks]),
+        "task_attempts": int4s([task.attempt for _, task in tasks]),
+        "task_delays": int8s([round(task.delay * 1_000_000) for _, task in tasks]),
+        "dropped_runs": int8s([run_id for run_id, _ in dropped]),
+        "dropped_seqs": int4s([seq for _, seq in dropped]),
+    }
+
+
+def _column(values: list[T | None]) -> list[T | None]:
+    return values if any(value is not None for value in values) else []
+
+
+def _state(ending: Ending | None) -> int | None:
+    """Return the state into which the ending brings the run."""
+    match ending:
+        case None:
+            return None
+        case Park():
+            return RunState.PARKED
+        case Hold():
+            return RunState.HELD
+        case Close():
+            return ending.state
+    return RunState.READY
+
+
+def _reason(ending: Ending | None) -> str | None:
+    match ending:
+        case Park():
+            return ending.waiting_for
+        case Hold():
+            return ending.reason
+    return None

@@ -1,0 +1,140 @@
+"""Hints between processes: NOTIFY, coalesced and off the write path, and LISTEN on a connection of its own.
+
+What lives here: `Hints`. What must not: anything that correctness depends on. A hint that is lost costs a poll.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from itertools import islice
+
+import msgspec
+import psycopg
+
+from perdure.errors import StoreError
+from perdure.model.runs import Hint, WorkerId
+from perdure.store.postgres import arrays
+from perdure.store.postgres.address import Address, unavailable
+from perdure.store.postgres.connection import Lane, Pooler
+
+PAUSE = 0.01
+"""Least seconds between two NOTIFYs: each takes a lock that all databases of the server share."""
+MOST_NAMES = 50
+"""Most queues or workers in one payload, which must stay below 8,000 bytes."""
+
+
+class _Payload(msgspec.Struct, omit_defaults=True, array_like=True):
+    sender: str
+    queues: list[str] = []
+    workers: list[int] = []
+    closed: bool = False
+    changed: bool = False
+
+
+_decoder = msgspec.json.Decoder(_Payload)
+
+
+class Hints:
+    """Sends hints soon and receives those of others; listeners of this process are told at once."""
+
+    def __init__(self, address: Address, pooler: Pooler, lane: Lane) -> None:
+        self._address = address
+        self._pooler = pooler
+        self._lane = lane
+        self._sender = secrets.token_hex(6)
+        self._waiting: set[Hint] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._listeners: set[asyncio.Queue[Hint | Exception]] = set()
+
+    def send(self, hint: Hint) -> None:
+        """Wake listeners here now and elsewhere within some milliseconds."""
+        for listener in self._listeners:
+            listener.put_nowait(hint)
+        self._waiting.add(hint)
+        if self._task is None:
+            self._task = asyncio.create_task(self._send_all(), name="perdure-notify")
+
+    async def listen(self) -> AsyncIterator[Hint]:
+        """Yield hints; raise `StoreError` when a pooler is in the way, `StoreUnavailableError` on a lost connection."""
+        if self._pooler.present:
+            message = "LISTEN does not work through PgBouncer; wake-ups come by polling"
+            raise StoreError(message)
+        queue: asyncio.Queue[Hint | Exception] = asyncio.Queue()
+        self._listeners.add(queue)
+        pump = asyncio.create_task(self._pump(queue), name="perdure-listen")
+        try:
+            while True:
+                hint = await queue.get()
+                if isinstance(hint, Exception):
+                    raise hint
+                yield hint
+        finally:
+            self._listeners.discard(queue)
+            pump.cancel()
+            await asyncio.gather(pump, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Send what waits, if that goes at once."""
+        if self._task is not None:
+            with contextlib.suppress(StoreError):
+                await self._task
+
+    async def _send_all(self) -> None:
+        try:
+            while self._waiting:
+                payloads = _encoded(self._sender, self._waiting)
+                self._waiting = set()
+                with contextlib.suppress(StoreError):  # lost hints cost a poll
+                    await self._lane.fetch("notify", {"payloads": arrays.texts(payloads)}, patience=0)
+                await asyncio.sleep(PAUSE)
+        finally:
+            self._task = None
+
+    async def _pump(self, queue: asyncio.Queue[Hint | Exception]) -> None:
+        try:
+            connection = await psycopg.AsyncConnection.connect(self._address.conninfo, autocommit=True)
+            async with connection:
+                await connection.execute("LISTEN perdure")
+                async for notification in connection.notifies():
+                    hint = _decoded(self._sender, notification.payload)
+                    if hint is not None:
+                        queue.put_nowait(hint)
+        except (psycopg.Error, OSError) as error:
+            queue.put_nowait(unavailable(self._address, error))
+
+
+def _encoded(sender: str, hints: set[Hint]) -> list[str]:
+    """Return as few payloads as say all of it."""
+    queues = iter(sorted({queue for hint in hints for queue in hint.queues}))
+    workers = iter(sorted({int(worker) for hint in hints for worker in hint.workers}))
+    payload = _Payload(
+        sender,
+        closed=any(hint.closed for hint in hints),
+        changed=any(hint.changed for hint in hints),
+    )
+    payloads: list[str] = []
+    while True:
+        # A name that fills a payload alone cannot be sent; its queue is polled.
+        payload.queues = [queue for queue in islice(queues, MOST_NAMES) if len(queue) < 100]
+        payload.workers = list(islice(workers, MOST_NAMES))
+        if not (payload.queues or payload.workers or payload.closed or payload.changed):
+            return payloads
+        payloads.append(msgspec.json.encode(payload).decode())
+        payload = _Payload(sender)
+
+
+def _decoded(sender: str, payload: str) -> Hint | None:
+    """Return the hint of another process; None for our own and for those of releases that write them otherwise."""
+    try:
+        found = _decoder.decode(payload)
+    except msgspec.MsgspecError:
+        return None
+    if found.sender == sender:
+        return None
+    return Hint(
+        queues=frozenset(found.queues),
+        workers=frozenset(WorkerId(worker) for worker in found.workers),
+        closed=found.closed,
+        changed=found.changed,
+    )

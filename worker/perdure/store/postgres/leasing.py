@@ -1,0 +1,98 @@
+"""Workers and their leases: register, renew, resign, expire, recover.
+
+What lives here: free functions of a lane (of the lease thread's line for `renew`). What must not: runs' turns.
+"""
+
+import secrets
+
+from perdure.errors import LeaseLostError
+from perdure.model.runs import Hint, Lease, Renewal, WorkerId, WorkerInfo
+from perdure.store import records
+from perdure.store.base import UNKNOWN_WORKFLOW
+from perdure.store.postgres.arrays import boolean, int8, text, texts
+from perdure.store.postgres.connection import Lane, LeaseLine
+
+NOBODY: dict[str, object] = {"worker": None, "epoch": None}
+"""The fence parameters of a caller that has no lease."""
+
+
+def fence(lease: Lease) -> dict[str, object]:
+    """Return the parameters by which a statement asks whether the lease is in force."""
+    return {"worker": int8(lease.worker), "epoch": int8(lease.epoch)}
+
+
+def lost(lease: Lease) -> LeaseLostError:
+    """Return the error for a lease that is gone."""
+    return LeaseLostError(f"the lease of worker {lease.worker} is gone; its runs belong to others now")
+
+
+async def register(lane: Lane, info: WorkerInfo) -> Lease:
+    """Create a worker. A repeated try may leave a second row behind, which expires by itself."""
+    records.check_texts(info.namespace, info.name, info.build, *info.queues, *info.workflows)
+    epoch = secrets.randbits(63)
+    rows = await lane.fetch(
+        "register",
+        {
+            "epoch": int8(epoch),
+            "namespace": text(info.namespace),
+            "name": text(info.name),
+            "build": text(info.build),
+            "queues": texts(list(dict.fromkeys(info.queues))),
+            "workflows": texts(list(dict.fromkeys(info.workflows))),
+            "lease": int8(round(info.lease * 1_000_000)),
+        },
+    )
+    return Lease(WorkerId(rows[0][0]), epoch, info.namespace)
+
+
+def renew(line: LeaseLine, lease: Lease) -> Renewal:
+    """Extend the lease and forget workers whose lease expired."""
+    rows = line.fetch("renew", fence(lease))
+    if not rows:
+        raise lost(lease)
+    now, reaped = rows[0]
+    return Renewal(now, reaped)
+
+
+async def resign(lane: Lane, lease: Lease) -> Hint:
+    """Give back every owned run and task and forget the worker."""
+    _, hint = await _expel(lane, {**fence(lease), "namespace": None, "name": None})
+    return hint
+
+
+async def expire(lane: Lane, namespace: str, worker_name: str) -> tuple[int, Hint]:
+    """Take the leases of the workers of this name away, and give back what they had."""
+    count, hint = await _expel(lane, {**NOBODY, "namespace": text(namespace), "name": text(worker_name)})
+    if count:
+        # A claim that was in flight took runs that the statement before could not see.
+        _, _, more = await _recover(lane, namespace, NOBODY)
+        hint = Hint(queues=hint.queues | more.queues)
+    return count, hint
+
+
+async def recover(lane: Lane, lease: Lease) -> tuple[int, Hint]:
+    """Make ready what vanished workers had, and held runs that this worker's code may free."""
+    alive, freed, hint = await _recover(lane, lease.namespace, fence(lease))
+    if not alive:
+        raise lost(lease)
+    return freed, hint
+
+
+async def _expel(lane: Lane, parameters: dict[str, object]) -> tuple[int, Hint]:
+    rows = await lane.fetch("expel", parameters)
+    count, queues = rows[0]
+    return count, Hint(queues=frozenset(queues or ()))
+
+
+async def _recover(lane: Lane, namespace: str, parameters: dict[str, object]) -> tuple[bool, int, Hint]:
+    rows = await lane.fetch(
+        "recover",
+        {
+            **parameters,
+            "unleased": boolean(parameters["worker"] is None),
+            "namespace": text(namespace),
+            "unknown": text(UNKNOWN_WORKFLOW),
+        },
+    )
+    alive, freed, queues, changed = rows[0]
+    return alive, freed, Hint(queues=frozenset(queues or ()), changed=changed)

@@ -1,0 +1,87 @@
+"""The schema and its versions.
+
+What lives here: applying the numbered migrations, and the read-only check that a running process makes. What must
+not: DDL at run time; whoever runs workers needs no right to change tables.
+"""
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+import psycopg
+
+from perdure.errors import SchemaVersionError
+from perdure.store.postgres.address import Address, unavailable
+
+LOCK = 7_331_927_118_404_224_001
+"""The advisory lock of migrations: any number, as long as nobody else uses it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One numbered file."""
+
+    version: int
+    name: str
+    text: str
+
+
+def migrations() -> list[Migration]:
+    """Return the migrations that ship with this release, in order."""
+    found = []
+    for file in files(__package__).joinpath("migrations").iterdir():
+        number, separator, _ = file.name.partition("_")
+        if separator and file.name.endswith(".sql"):
+            found.append(Migration(int(number), file.name, file.read_text(encoding="utf-8")))
+    return sorted(found, key=lambda migration: migration.version)
+
+
+def required_version() -> int:
+    """Return the schema version that this release needs."""
+    return migrations()[-1].version
+
+
+def migrate(dsn: str) -> list[str]:
+    """Bring the schema up to this release and return the names of the migrations applied now.
+
+    Each migration is one transaction; several processes may call this at once. Raises `StoreUnavailableError` when
+    the database cannot be reached.
+    """
+    address = Address.parse(dsn)
+    applied: list[str] = []
+    try:
+        with psycopg.connect(address.conninfo, autocommit=True, prepare_threshold=None) as connection:
+            applied.extend(migration.name for migration in migrations() if _apply(connection, migration))
+    except psycopg.OperationalError as error:
+        raise unavailable(address, error) from error
+    return applied
+
+
+def _apply(connection: psycopg.Connection, migration: Migration) -> bool:
+    with connection.transaction():
+        # For the transaction only: the lock then also works through a pooler that lends connections by transaction.
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        connection.execute("CREATE SCHEMA IF NOT EXISTS perdure")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS perdure.migration ("
+            "version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        known = connection.execute("SELECT 1 FROM perdure.migration WHERE version = %s", [migration.version])
+        if known.fetchone() is not None:
+            return False
+        connection.execute(migration.text.encode())
+        connection.execute(
+            "INSERT INTO perdure.migration (version, name) VALUES (%s, %s)", [migration.version, migration.name]
+        )
+    return True
+
+
+def check_version(found: int, database: str, host: str) -> None:
+    """Raise `SchemaVersionError` when the schema is older than this release; a newer one still serves it."""
+    needed = required_version()
+    if found < needed:
+        state = f"has schema version {found}" if found else "has no Perdure schema"
+        message = (
+            f"database {database} at {host} {state}, this release needs {needed}: "
+            "run `perdure migrate --url …` with a role that may create tables"
+        )
+        raise SchemaVersionError(message)

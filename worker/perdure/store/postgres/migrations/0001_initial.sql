@@ -1,0 +1,135 @@
+-- Everything of the first release. Expand only: later files add, and take away no sooner than a release after.
+-- No foreign keys: each would lock a parent row on the hot path; the fence of every flush does their work.
+
+CREATE TABLE perdure.worker (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    epoch         bigint NOT NULL,
+    namespace     text NOT NULL,
+    name          text NOT NULL,
+    build         text NOT NULL,
+    queues        text[] NOT NULL,
+    workflows     text[] NOT NULL,
+    lease         interval NOT NULL,
+    expires_at    timestamptz NOT NULL,
+    registered_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+COMMENT ON TABLE perdure.worker IS 'Who may own runs. A heartbeat updates one row in place; removing the row fences the worker.';
+
+CREATE TABLE perdure.run (
+    id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    namespace        text NOT NULL,
+    instance         text NOT NULL,
+    workflow         text NOT NULL,
+    queue            text NOT NULL,
+    key              text,
+    priority         integer NOT NULL DEFAULT 0,
+    state            smallint NOT NULL DEFAULT 0,
+    -- 0 while the run is open, then its own id: one unique index says "one open run of an instance" and finds both.
+    closed_as        bigint NOT NULL DEFAULT 0,
+    owner            bigint,
+    -- The number of claims so far, and the tag of the last one, by which a claim whose answer was lost finds its runs.
+    claims           integer NOT NULL DEFAULT 0,
+    claim            bigint,
+    mail             integer NOT NULL DEFAULT 0,
+    created_at       timestamptz NOT NULL DEFAULT now(),
+    started_at       timestamptz,
+    closed_at        timestamptz,
+    deadline         timestamptz,
+    wake_at          timestamptz,
+    waiting_for      text NOT NULL DEFAULT '',
+    status_text      text NOT NULL DEFAULT '',
+    progress         text NOT NULL DEFAULT '',
+    hold_reason      text NOT NULL DEFAULT '',
+    hold_message     text NOT NULL DEFAULT '',
+    held_builds      text[] NOT NULL DEFAULT '{}',
+    cancel_requested boolean NOT NULL DEFAULT false,
+    outcome          bytea
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
+COMMENT ON TABLE perdure.run IS 'state: 0 ready, 1 owned, 2 parked, 3 held, 10 completed, 11 failed, 12 cancelled, 13 terminated, 14 timed out';
+
+CREATE UNIQUE INDEX run_instance ON perdure.run (namespace, instance, closed_as);
+CREATE UNIQUE INDEX run_key ON perdure.run (key) WHERE key IS NOT NULL;
+CREATE INDEX run_ready ON perdure.run (namespace, queue, priority DESC, id) WHERE state = 0;
+CREATE INDEX run_due ON perdure.run (namespace, queue, wake_at) WHERE state = 2 AND wake_at IS NOT NULL;
+CREATE INDEX run_owned ON perdure.run (owner) WHERE state = 1;
+CREATE INDEX run_held ON perdure.run (namespace, queue) WHERE state = 3;
+
+CREATE TABLE perdure.history (
+    run_id bigint NOT NULL,
+    seq    integer NOT NULL,
+    events bytea NOT NULL,
+    PRIMARY KEY (run_id, seq)
+);
+COMMENT ON TABLE perdure.history IS 'One row per turn: a byte that names the codec, then (codec 1) a JSON array of the header and the events.';
+
+CREATE TABLE perdure.payload (
+    run_id  bigint NOT NULL,
+    seq     integer NOT NULL,
+    ordinal integer NOT NULL,
+    data    bytea NOT NULL,
+    PRIMARY KEY (run_id, seq, ordinal)
+);
+COMMENT ON TABLE perdure.payload IS 'Payloads too large for their turn; the event has their ordinal in its field "external".';
+
+CREATE TABLE perdure.inbox (
+    run_id bigint NOT NULL,
+    number integer NOT NULL,
+    owner  bigint,
+    body   bytea NOT NULL,
+    PRIMARY KEY (run_id, number)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500);
+COMMENT ON TABLE perdure.inbox IS 'Messages that no turn has consumed yet. owner is who owned the run when it came, and never changes.';
+CREATE INDEX inbox_owner ON perdure.inbox (owner) WHERE owner IS NOT NULL;
+
+CREATE TABLE perdure.task (
+    run_id       bigint NOT NULL,
+    seq          integer NOT NULL,
+    namespace    text NOT NULL,
+    queue        text NOT NULL,
+    name         text NOT NULL,
+    input        bytea NOT NULL,
+    options      bytea NOT NULL,
+    attempt      integer NOT NULL,
+    available_at timestamptz NOT NULL,
+    owner        bigint,
+    claim        bigint,
+    last_failure bytea,
+    PRIMARY KEY (run_id, seq)
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500);
+COMMENT ON TABLE perdure.task IS 'Activities for any worker of a queue; attempt is the number of the next or current one.';
+CREATE INDEX task_due ON perdure.task (namespace, queue, available_at, run_id, seq) WHERE owner IS NULL;
+CREATE INDEX task_owned ON perdure.task (owner) WHERE owner IS NOT NULL;
+
+CREATE TABLE perdure.status_change (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id bigint NOT NULL
+);
+COMMENT ON TABLE perdure.status_change IS 'Runs with a key whose visible state changed and whose object does not show it yet.';
+
+CREATE VIEW perdure.summary AS
+SELECT r.id, r.instance, r.namespace, r.workflow, r.queue, r.state, r.created_at, r.started_at, r.closed_at, r.wake_at,
+       w.name AS worker, r.priority, r.key, r.waiting_for, r.status_text, r.progress, r.hold_reason, r.hold_message,
+       r.cancel_requested, r.outcome
+FROM perdure.run r
+LEFT JOIN perdure.worker w ON w.id = r.owner;
+COMMENT ON VIEW perdure.summary IS 'Runs as people see them.';
+
+-- json, not jsonb: a history may hold characters that jsonb refuses.
+CREATE VIEW perdure.turns AS
+SELECT h.run_id, h.seq,
+       timestamptz 'epoch' + (t.elements -> 0 ->> 'time')::bigint * interval '1 microsecond' AS time,
+       t.elements -> 0 AS header,
+       t.elements
+FROM perdure.history h
+CROSS JOIN LATERAL (SELECT convert_from(substr(h.events, 2), 'UTF8')::json AS elements OFFSET 0) t
+WHERE substr(h.events, 1, 1) = '\x01';
+COMMENT ON VIEW perdure.turns IS 'Histories by turn; element 0 is the header.';
+
+CREATE VIEW perdure.events AS
+SELECT t.run_id, r.namespace, r.instance, t.seq AS turn, e.number - 1 AS number, t.time,
+       e.event ->> 'type' AS type, e.event
+FROM perdure.turns t
+JOIN perdure.run r ON r.id = t.run_id
+CROSS JOIN LATERAL json_array_elements(t.elements) WITH ORDINALITY AS e (event, number)
+WHERE e.number > 1;
+COMMENT ON VIEW perdure.events IS 'Histories by event: SELECT * FROM perdure.events WHERE instance = ''…'' ORDER BY run_id, turn, number';

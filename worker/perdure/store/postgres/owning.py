@@ -1,0 +1,121 @@
+"""Taking runs and hearing of their mail.
+
+What lives here: `Claims` and `inbox`. What must not: writing of turns (`flushing`).
+"""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+
+from perdure.errors import PayloadError
+from perdure.model.runs import ClaimedRun, ClaimedTask, Hint, InboxItem, Lease, RunId, WorkerId
+from perdure.store import records
+from perdure.store.postgres import rows
+from perdure.store.postgres.arrays import boolean, int4, int4s, int8, int8s
+from perdure.store.postgres.connection import Lane, Parameters, Row
+from perdure.store.postgres.leasing import fence, lost
+
+Unreadable = dict[RunId, PayloadError]
+
+
+class Claims:
+    """Claims of one kind, ``claim`` or ``claim_tasks``, that lose nothing when an answer is lost.
+
+    Each claim marks what it takes with a tag of its own. Until its answer has arrived, the next statement asks for
+    what has that tag before anything else is taken; so nothing can be owned here without being known here.
+    """
+
+    def __init__(self, lane: Lane, query: str) -> None:
+        self._lane = lane
+        self._query = query
+        self._turn = asyncio.Lock()
+        self._unsettled: dict[WorkerId, int] = {}
+
+    async def take(self, lease: Lease, limit: int) -> list[Row]:
+        """Return up to ``limit`` rows; raise `LeaseLostError` when the lease is gone."""
+        async with self._turn:
+            while True:
+                again = lease.worker in self._unsettled
+                found = await self._settle(lease, limit)
+                if found or not again:
+                    return found
+
+    async def _settle(self, lease: Lease, limit: int) -> list[Row]:
+        again = lease.worker in self._unsettled
+        tag = self._unsettled.setdefault(lease.worker, secrets.randbits(63))
+
+        def ask(*, again: bool) -> Parameters:
+            return {
+                **fence(lease),
+                "claim": int8(tag),
+                "again": boolean(again),
+                "limit": int4(0 if again else limit),
+            }
+
+        found = await self._lane.fetch(self._query, ask(again=again), on_repeat=lambda: ask(again=True))
+        taken = [row for row in found if row[0] is not None]
+        if not all(row[-1] for row in taken):
+            # The statement's snapshot was older than the rows that it locked: a younger one shows everything.
+            found = await self._lane.fetch(self._query, ask(again=True))
+            taken = [row for row in found if row[0] is not None]
+        del self._unsettled[lease.worker]
+        if not found:
+            raise lost(lease)
+        return taken
+
+
+async def claim_runs(claims: Claims, lease: Lease, limit: int) -> tuple[list[ClaimedRun], Unreadable, Hint]:
+    """Take runs that are due or ready; those that this release cannot read come apart, with the reason."""
+    found = await claims.take(lease, limit)
+    claimed: list[ClaimedRun] = []
+    unreadable: Unreadable = {}
+    for row in sorted(found, key=lambda row: (-row[4], row[0])):
+        try:
+            claimed.append(rows.claimed_run(row, lease.namespace))
+        except PayloadError as error:
+            unreadable[RunId(row[0])] = error
+    return claimed, unreadable, Hint(changed=any(row[8] for row in found))
+
+
+async def claim_tasks(claims: Claims, lease: Lease, limit: int) -> list[ClaimedTask]:
+    """Take due tasks."""
+    return [rows.claimed_task(row) for row in await claims.take(lease, limit)]
+
+
+class Inbox:
+    """The mail of workers. Remembers which last messages of closed runs it has handed out, to remove them."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._seen: dict[WorkerId, list[tuple[RunId, int]]] = {}
+
+    async def read(self, lease: Lease) -> tuple[list[InboxItem], Unreadable]:
+        """Return the messages that came to this worker; runs with mail that this release cannot read come apart."""
+        seen = self._seen.get(lease.worker)
+        if seen:
+            await forget(self._lane, seen)
+            del self._seen[lease.worker]
+        found = await self._lane.fetch("inbox", fence(lease))
+        if not found:
+            raise lost(lease)
+        items: list[InboxItem] = []
+        unreadable: Unreadable = {}
+        for run_id, number, body, closed in found:
+            if run_id is None:
+                continue
+            try:
+                if run_id not in unreadable:
+                    items.append(InboxItem(RunId(run_id), number, records.decode_inbox(body)))
+            except PayloadError as error:
+                unreadable[RunId(run_id)] = error
+            if closed:
+                self._seen.setdefault(lease.worker, []).append((RunId(run_id), number))
+        return items, unreadable
+
+
+async def forget(lane: Lane, seen: Sequence[tuple[RunId, int]]) -> None:
+    """Remove the last messages of closed runs."""
+    await lane.fetch(
+        "forget",
+        {"runs": int8s([run_id for run_id, _ in seen]), "numbers": int4s([number for _, number in seen])},
+    )

@@ -1,0 +1,74 @@
+"""The reading half of the PostgreSQL store.
+
+What lives here: `PostgresReads`, one statement a question, on a lane of its own so that a slow page delays no turn.
+What must not: writes, except the acknowledgement of status changes.
+"""
+
+from collections.abc import Sequence
+
+from perdure.model.runs import HistoryEvent, RunId, RunSummary, WorkerId
+from perdure.store import records
+from perdure.store.base import RunFilter, StatusChange
+from perdure.store.postgres import rows
+from perdure.store.postgres.arrays import int4, int4s, int8, int8s, text, texts
+from perdure.store.postgres.connection import Lane
+
+
+class PostgresReads:
+    """Everything that looks at runs."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._reads = lane
+
+    async def describe(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunSummary | None:
+        """Return the newest run of an instance, or the run of it with this id."""
+        parameters = {"namespace": text(namespace), "instance": text(instance), "run": int8(run_id)}
+        found = await self._reads.fetch("describe", parameters)
+        return rows.summary(found[0]) if found else None
+
+    async def summaries(self, runs: Sequence[RunId]) -> list[RunSummary]:
+        """Return these runs; missing ones are left out."""
+        return [rows.summary(row) for row in await self._reads.fetch("summaries", {"runs": int8s(runs)})]
+
+    async def by_key(self, keys: Sequence[str]) -> list[RunSummary]:
+        """Return the runs that were started with these keys."""
+        return [rows.summary(row) for row in await self._reads.fetch("by_key", {"keys": texts(keys)})]
+
+    async def open_keys(self) -> dict[str, tuple[str, str]]:
+        """Return key -> (namespace, instance) of every open run that has a key."""
+        found = await self._reads.fetch("open_keys", {})
+        return {key: (namespace, instance) for key, namespace, instance in found}
+
+    async def list_runs(self, namespace: str, where: RunFilter) -> list[RunSummary]:
+        """Return one page of runs, newest first."""
+        found = await self._reads.fetch(
+            "list_runs",
+            {
+                "namespace": text(namespace),
+                "workflow": text(where.workflow),
+                "instance": text(where.instance),
+                "states": int4s(sorted(where.states)) if where.states else None,
+                "before": int8(where.before),
+                "limit": int4(where.limit),
+            },
+        )
+        return [rows.summary(row) for row in found]
+
+    async def history(self, run_id: RunId) -> list[HistoryEvent]:
+        """Return every recorded event of a run, in order."""
+        found = await self._reads.fetch("history", {"run": int8(run_id)})
+        return records.readable(rows.turn(seq, events, outside) for seq, events, outside in found)
+
+    async def workers(self, namespace: str) -> list[tuple[WorkerId, str, str]]:
+        """Return id, name and build of the workers whose lease is in force."""
+        found = await self._reads.fetch("workers", {"namespace": text(namespace)})
+        return [(WorkerId(worker), name, build) for worker, name, build in found]
+
+    async def status_changes(self, limit: int) -> list[StatusChange]:
+        """Return changes of runs with a key, oldest first."""
+        found = await self._reads.fetch("status_changes", {"limit": int4(limit)})
+        return [StatusChange(number=row[0], run=rows.summary(row[1:])) for row in found]
+
+    async def acknowledge(self, numbers: Sequence[int]) -> None:
+        """Forget changes that have been written to their objects."""
+        await self._reads.fetch("acknowledge", {"numbers": int8s(numbers)})

@@ -1,0 +1,99 @@
+-- Workers and their leases. Only the database's clock counts.
+
+-- name: register
+INSERT INTO perdure.worker (epoch, namespace, name, build, queues, workflows, lease, expires_at)
+VALUES (
+    :epoch::bigint, :namespace::text, :name::text, :build::text, :queues::text[], :workflows::text[],
+    :lease::bigint * interval '1 microsecond',
+    clock_timestamp() + :lease::bigint * interval '1 microsecond'
+)
+RETURNING id;
+
+-- name: renew
+-- One heartbeat, and the end of workers that missed theirs. A flush in flight holds KEY SHARE on its worker's row; the
+-- reaper skips such a row instead of waiting, and comes back with the next heartbeat.
+WITH me AS (
+    UPDATE perdure.worker SET expires_at = clock_timestamp() + lease
+    WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
+    RETURNING id, namespace
+), gone AS (
+    DELETE FROM perdure.worker
+    WHERE id IN (
+        SELECT w.id FROM me JOIN perdure.worker w ON w.namespace = me.namespace AND w.id <> me.id
+        WHERE w.expires_at <= clock_timestamp()
+        FOR UPDATE OF w SKIP LOCKED
+    )
+    RETURNING id
+), last_notes AS (
+    DELETE FROM perdure.inbox i USING gone, perdure.run r
+    WHERE i.owner = gone.id AND r.id = i.run_id AND r.state >= 10
+)
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, EXISTS (SELECT FROM gone) FROM me;
+
+-- name: expel
+-- The end of a worker, by its lease (it resigns) or by its name (somebody saw it die), and what it had is free again.
+-- Removing the row waits for a flush in flight. A claim in flight may leave runs behind: recover finds those.
+WITH gone AS (
+    DELETE FROM perdure.worker
+    WHERE (id = :worker::bigint AND epoch = :epoch::bigint) OR (namespace = :namespace::text AND name = :name::text)
+    RETURNING id
+), owned AS MATERIALIZED (
+    SELECT r.id FROM gone JOIN perdure.run r ON r.owner = gone.id AND r.state = 1
+    ORDER BY r.id
+    FOR NO KEY UPDATE OF r
+), freed AS (
+    UPDATE perdure.run r SET state = 0, owner = NULL FROM owned WHERE r.id = owned.id RETURNING r.queue
+), tasks AS (
+    UPDATE perdure.task t SET owner = NULL FROM gone WHERE t.owner = gone.id RETURNING t.queue
+), last_notes AS (
+    DELETE FROM perdure.inbox i USING gone, perdure.run r
+    WHERE i.owner = gone.id AND r.id = i.run_id AND r.state >= 10
+)
+SELECT (SELECT count(*) FROM gone),
+       (SELECT array_agg(DISTINCT queue) FROM (SELECT queue FROM freed UNION ALL SELECT queue FROM tasks) q);
+
+-- name: recover
+-- The owners that are gone are those of this statement's snapshot: a run that was freed and claimed by a newer worker
+-- meanwhile has another owner, which the re-check under the row's lock sees.
+WITH me AS MATERIALIZED (
+    SELECT build, queues, workflows FROM perdure.worker
+    WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
+), gone AS MATERIALIZED (
+    SELECT owner FROM (
+        (SELECT owner FROM perdure.run WHERE state = 1 UNION SELECT owner FROM perdure.task WHERE owner IS NOT NULL)
+        EXCEPT SELECT id FROM perdure.worker
+    ) o
+    WHERE :unleased::boolean OR EXISTS (SELECT FROM me)
+), orphans AS MATERIALIZED (
+    SELECT r.id FROM gone JOIN perdure.run r ON r.owner = gone.owner AND r.state = 1
+    WHERE r.namespace = :namespace::text
+    ORDER BY r.id
+    FOR NO KEY UPDATE OF r
+), held AS MATERIALIZED (
+    SELECT r.id FROM me JOIN perdure.run r ON r.queue = ANY (me.queues) AND r.workflow = ANY (me.workflows)
+    WHERE r.namespace = :namespace::text AND r.state = 3
+      AND (r.hold_reason = :unknown::text OR me.build <> ALL (r.held_builds))
+    ORDER BY r.id
+    FOR NO KEY UPDATE OF r
+), freed AS (
+    UPDATE perdure.run r
+    SET state = 0, owner = NULL, hold_reason = '', hold_message = ''
+    FROM (SELECT id, false AS visible FROM orphans UNION ALL SELECT id, true FROM held) f
+    WHERE r.id = f.id
+    RETURNING r.id, r.queue, r.key IS NOT NULL AND f.visible AS changed
+), tasks AS (
+    UPDATE perdure.task t SET owner = NULL FROM gone
+    WHERE t.owner = gone.owner AND t.namespace = :namespace::text
+    RETURNING t.queue
+), changed AS (
+    INSERT INTO perdure.status_change (run_id) SELECT id FROM freed WHERE changed RETURNING run_id
+)
+SELECT EXISTS (SELECT FROM me),
+       (SELECT count(*) FROM freed),
+       (SELECT array_agg(DISTINCT queue) FROM (SELECT queue FROM freed UNION ALL SELECT queue FROM tasks) q),
+       EXISTS (SELECT FROM changed);
+
+-- name: workers
+SELECT id, name, build FROM perdure.worker
+WHERE namespace = :namespace::text AND expires_at > clock_timestamp()
+ORDER BY id;

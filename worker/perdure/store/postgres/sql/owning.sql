@@ -1,0 +1,218 @@
+-- What owners do with runs: take them, record their turns, let them go. Every statement carries the fence.
+
+-- name: claim
+-- Takes runs and reads all that belongs to them in the same round trip. Nothing is locked on the worker's row unless
+-- there is something to take, so that looking costs no write.
+--
+-- The runs are locked in their newest version, but history and inbox are read in the older snapshot of the statement.
+-- Whoever changed them in between changed the run's mail or its number of claims too, so a row whose snapshot version
+-- has other numbers is not fresh, and the caller asks again (again, limit 0), in a snapshot that shows everything.
+-- The same branch finds the runs of a claim whose answer was lost, by the tag of the claim.
+WITH me AS MATERIALIZED (
+    SELECT id, namespace, queues FROM perdure.worker
+    WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
+), due AS MATERIALIZED (
+    SELECT found.id
+    FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
+        SELECT r.id, r.wake_at FROM perdure.run r
+        WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 2 AND r.wake_at <= now()
+        ORDER BY r.wake_at
+        LIMIT :limit::integer
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) found
+    ORDER BY found.wake_at, found.id
+    LIMIT :limit::integer
+), ready AS MATERIALIZED (
+    SELECT found.id
+    FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
+        SELECT r.id, r.priority FROM perdure.run r
+        WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 0
+        ORDER BY r.priority DESC, r.id
+        LIMIT :limit::integer - (SELECT count(*) FROM due)
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) found
+    ORDER BY found.priority DESC, found.id
+    LIMIT :limit::integer - (SELECT count(*) FROM due)
+), chosen AS MATERIALIZED (
+    SELECT id FROM due UNION ALL SELECT id FROM ready
+), fence AS MATERIALIZED (
+    SELECT id FROM perdure.worker
+    WHERE id = :worker::bigint AND epoch = :epoch::bigint AND EXISTS (SELECT FROM chosen)
+    FOR KEY SHARE
+), claimed AS (
+    UPDATE perdure.run r
+    SET state = 1, owner = fence.id, claim = :claim::bigint, claims = r.claims + 1, wake_at = NULL,
+        started_at = coalesce(r.started_at, now())
+    FROM chosen CROSS JOIN fence
+    WHERE r.id = chosen.id
+    RETURNING r.id, r.instance, r.workflow, r.queue, r.priority, r.key, r.claims, r.mail, r.created_at, r.deadline
+), started AS (
+    INSERT INTO perdure.status_change (run_id)
+    SELECT id FROM claimed WHERE claims = 1 AND key IS NOT NULL
+    RETURNING run_id
+), taken AS (
+    SELECT c.id, c.instance, c.workflow, c.queue, c.priority, c.mail, c.created_at, c.deadline,
+           seen.mail = c.mail AND seen.claims + 1 = c.claims AS fresh
+    FROM claimed c JOIN perdure.run seen ON seen.id = c.id
+    UNION ALL
+    SELECT r.id, r.instance, r.workflow, r.queue, r.priority, r.mail, r.created_at, r.deadline, true
+    FROM me JOIN perdure.run r ON r.owner = me.id AND r.state = 1
+    WHERE :again::boolean AND r.claim = :claim::bigint
+)
+SELECT t.id, t.instance, t.workflow, t.queue, t.priority, t.mail,
+       (extract(epoch FROM t.created_at) * 1000000)::bigint, (extract(epoch FROM t.deadline) * 1000000)::bigint,
+       EXISTS (SELECT FROM started),
+       h.seqs, h.events, p.seqs, p.data, i.numbers, i.bodies, k.seqs, t.fresh
+FROM me
+LEFT JOIN taken t ON true
+LEFT JOIN LATERAL (
+    SELECT array_agg(seq ORDER BY seq) AS seqs, array_agg(events ORDER BY seq) AS events
+    FROM perdure.history WHERE run_id = t.id
+) h ON true
+LEFT JOIN LATERAL (
+    SELECT array_agg(seq ORDER BY seq, ordinal) AS seqs, array_agg(data ORDER BY seq, ordinal) AS data
+    FROM perdure.payload WHERE run_id = t.id
+) p ON true
+LEFT JOIN LATERAL (
+    SELECT array_agg(number ORDER BY number) AS numbers, array_agg(body ORDER BY number) AS bodies
+    FROM perdure.inbox WHERE run_id = t.id
+) i ON true
+LEFT JOIN LATERAL (
+    SELECT array_agg(seq ORDER BY seq) AS seqs FROM perdure.task WHERE run_id = t.id
+) k ON true;
+
+-- name: flush
+-- Many runs, one commit. The order that keeps it free of deadlocks: the worker's row, the rows of runs that change,
+-- their turns, everything else. A turn that is there already takes nothing else of its commit with it.
+-- Written as (x IN (SELECT …)) IS TRUE where a hashed look-up is wanted, because a join would be a nested loop.
+WITH fence AS MATERIALIZED (
+    SELECT id, namespace, build FROM perdure.worker
+    WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
+    FOR KEY SHARE
+), asked AS MATERIALIZED (
+    SELECT * FROM unnest(
+        :runs::bigint[], :seqs::integer[], :turns::bytea[], :consumed::integer[],
+        :endings::integer[], :mails::integer[], :wake_ats::bigint[], :reasons::text[], :messages::text[],
+        :outcomes::bytea[], :statuses::text[], :progresses::text[]
+    ) WITH ORDINALITY AS a (
+        run_id, seq, events, consumed, ending, mail, wake_at, reason, message, outcome, status, progress, place
+    )
+), locked AS MATERIALIZED (
+    SELECT a.*, r.mail AS has_mail, r.waiting_for AS waited_for
+    FROM fence CROSS JOIN asked a JOIN perdure.run r ON r.id = a.run_id
+    WHERE (a.ending IS NOT NULL OR a.status IS NOT NULL) AND r.owner = fence.id
+    ORDER BY r.id
+    FOR NO KEY UPDATE OF r
+), mine AS MATERIALIZED (
+    SELECT * FROM locked
+    UNION ALL
+    SELECT a.*, NULL, NULL
+    FROM fence CROSS JOIN asked a JOIN perdure.run r ON r.id = a.run_id
+    WHERE a.ending IS NULL AND a.status IS NULL AND r.owner = fence.id
+), recorded AS (
+    INSERT INTO perdure.history (run_id, seq, events)
+    SELECT run_id, seq, events FROM mine WHERE seq IS NOT NULL
+    ON CONFLICT DO NOTHING
+    RETURNING run_id
+), done AS MATERIALIZED (
+    SELECT mine.*, ending IS NOT NULL AND (ending <> 2 OR mail = has_mail) AS ends
+    FROM mine
+    WHERE seq IS NULL OR (run_id IN (SELECT run_id FROM recorded)) IS TRUE
+), outside AS (
+    INSERT INTO perdure.payload (run_id, seq, ordinal, data)
+    SELECT * FROM unnest(
+        :payload_runs::bigint[], :payload_seqs::integer[], :payload_ordinals::integer[], :payloads::bytea[]
+    ) AS p (run_id, seq, ordinal, data)
+    WHERE (p.run_id IN (SELECT run_id FROM recorded)) IS TRUE
+), queued AS (
+    INSERT INTO perdure.task (run_id, seq, namespace, queue, name, input, options, attempt, available_at)
+    SELECT t.run_id, t.seq, fence.namespace, t.queue, t.name, t.input, t.options, t.attempt,
+           now() + t.delay * interval '1 microsecond'
+    FROM fence CROSS JOIN unnest(
+        :task_runs::bigint[], :task_seqs::integer[], :task_queues::text[], :task_names::text[],
+        :task_inputs::bytea[], :task_options::bytea[], :task_attempts::integer[], :task_delays::bigint[]
+    ) AS t (run_id, seq, queue, name, input, options, attempt, delay)
+    WHERE (t.run_id IN (SELECT run_id FROM done WHERE NOT ends OR ending < 10)) IS TRUE
+    ON CONFLICT DO NOTHING
+), dropped AS (
+    DELETE FROM perdure.task t
+    USING unnest(:dropped_runs::bigint[], :dropped_seqs::integer[]) AS d (run_id, seq)
+    WHERE t.run_id = d.run_id AND t.seq = d.seq AND (d.run_id IN (SELECT run_id FROM done)) IS TRUE
+      AND (d.run_id IN (SELECT run_id FROM done WHERE ends AND ending >= 10)) IS NOT TRUE
+), abandoned AS (
+    DELETE FROM perdure.task t USING done WHERE done.ends AND done.ending >= 10 AND t.run_id = done.run_id
+), read AS (
+    DELETE FROM perdure.inbox i USING done
+    WHERE (done.consumed IS NOT NULL OR done.ends AND done.ending >= 10)
+      AND i.run_id = done.run_id
+      AND (i.number <= done.consumed OR done.ends AND done.ending >= 10)
+), touched AS (
+    UPDATE perdure.run r
+    SET state = CASE WHEN ends THEN ending ELSE r.state END,
+        closed_as = CASE WHEN ends AND ending >= 10 THEN r.id ELSE 0 END,
+        closed_at = CASE WHEN ends AND ending >= 10 THEN now() END,
+        owner = CASE WHEN ends THEN NULL ELSE r.owner END,
+        wake_at = CASE WHEN ends THEN timestamptz 'epoch' + done.wake_at * interval '1 microsecond' END,
+        waiting_for = CASE
+            WHEN ends AND ending = 2 THEN done.reason WHEN ends AND ending >= 10 THEN '' ELSE r.waiting_for
+        END,
+        hold_reason = CASE WHEN ends AND ending = 3 THEN done.reason ELSE '' END,
+        hold_message = CASE WHEN ends AND ending = 3 THEN done.message ELSE '' END,
+        held_builds = CASE
+            WHEN ends AND ending = 2 THEN '{}'
+            WHEN ends AND ending = 3 THEN array_append(array_remove(r.held_builds, fence.build), fence.build)
+            ELSE r.held_builds
+        END,
+        outcome = CASE WHEN ends THEN done.outcome END,
+        status_text = coalesce(done.status, r.status_text),
+        progress = coalesce(done.progress, r.progress)
+    FROM done CROSS JOIN fence
+    WHERE r.id = done.run_id AND (ends OR done.status IS NOT NULL)
+    RETURNING r.id, r.queue,
+        ends AND ending = 0 AS released,
+        r.key IS NOT NULL AND (
+            done.status IS NOT NULL OR ends AND (ending >= 3 OR r.waiting_for <> done.waited_for)
+        ) AS changed
+), changed AS (
+    INSERT INTO perdure.status_change (run_id) SELECT id FROM touched WHERE changed RETURNING run_id
+)
+SELECT (SELECT array_agg(place) FROM asked WHERE place NOT IN (SELECT place FROM done)),
+       (SELECT array_agg(place) FROM done WHERE ends),
+       (SELECT array_agg(DISTINCT queue) FROM touched WHERE released),
+       EXISTS (SELECT FROM changed)
+FROM fence;
+
+-- name: unrecorded
+-- Why a flush left commits out: an earlier try of the same bytes was ours, or the run is not ours any more.
+-- A commit without a turn took place earlier if its run is as its ending leaves it.
+SELECT a.place,
+       CASE WHEN a.seq IS NOT NULL THEN h.events = a.events
+            ELSE r.state = a.ending
+                 AND (a.ending <> 3 OR r.hold_reason = a.reason)
+                 AND (a.ending < 10 OR r.outcome = a.outcome)
+       END,
+       r.owner = :worker::bigint
+FROM unnest(
+    :runs::bigint[], :seqs::integer[], :turns::bytea[], :endings::integer[], :reasons::text[], :outcomes::bytea[]
+) WITH ORDINALITY AS a (run_id, seq, events, ending, reason, outcome, place)
+LEFT JOIN perdure.run r ON r.id = a.run_id
+LEFT JOIN perdure.history h ON h.run_id = a.run_id AND h.seq = a.seq
+WHERE a.place = ANY (:places::bigint[]);
+
+-- name: inbox
+-- What came while this worker owned the run; a closed run has one last message that says so.
+SELECT i.run_id, i.number, i.body, i.state >= 10
+FROM perdure.worker w
+LEFT JOIN LATERAL (
+    SELECT i.run_id, i.number, i.body, r.state
+    FROM perdure.inbox i JOIN perdure.run r ON r.id = i.run_id
+    WHERE i.owner = w.id AND (r.owner = w.id OR r.state >= 10)
+) i ON true
+WHERE w.id = :worker::bigint AND w.epoch = :epoch::bigint AND w.expires_at > clock_timestamp()
+ORDER BY i.run_id, i.number;
+
+-- name: forget
+-- The last messages of closed runs, once their owner has seen them.
+DELETE FROM perdure.inbox i
+USING unnest(:runs::bigint[], :numbers::integer[]) AS seen (run_id, number)
+WHERE i.run_id = seen.run_id AND i.number = seen.number;

@@ -1,0 +1,190 @@
+"""The store on PostgreSQL, put together.
+
+What lives here: `PostgresStore`, which owns the connections and sends the hints that follow from each verb. What must
+not: SQL, nor the packing of its parameters; each concern has a module beside this one.
+
+Three lanes, so that none waits for another: one for turns, one for readers, one for the rest. The lease has a
+connection of its own, in its own thread, and so has LISTEN.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+
+from perdure.errors import SchemaVersionError
+from perdure.model.events import Incoming
+from perdure.model.runs import (
+    ClaimedRun,
+    ClaimedTask,
+    Commit,
+    Committed,
+    Hint,
+    Hold,
+    InboxItem,
+    Lease,
+    NewRun,
+    Renewal,
+    RunId,
+    Started,
+    TaskResult,
+    WorkerInfo,
+)
+from perdure.store.postgres import flushing, leasing, owning, starting, tasking
+from perdure.store.postgres.address import Address
+from perdure.store.postgres.connection import Lane, LeaseLine, Pooler
+from perdure.store.postgres.hints import Hints
+from perdure.store.postgres.migrate import check_version
+from perdure.store.postgres.reads import PostgresReads
+
+UNREADABLE = "UnreadableHistory"
+"""The reason of the hold of a run that a newer release wrote; a worker of that release's code frees it."""
+
+
+class PostgresStore(PostgresReads):
+    """A `Store` and `ReadStore` on PostgreSQL; belongs to the event loop in which `connect` was called.
+
+    ``statements`` counts the statements sent, by the name of their query.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.statements: Counter[str] = Counter()
+        pooler = Pooler(address)
+        super().__init__(Lane(address, pooler, self.statements, hot=False))
+        self._address = address
+        self._turns = Lane(address, pooler, self.statements, hot=True)
+        self._misc = Lane(address, pooler, self.statements, hot=True)
+        self._line = LeaseLine(address, pooler, self.statements)
+        self._hints = Hints(address, pooler, self._misc)
+        self._runs = owning.Claims(self._misc, "claim")
+        self._tasks = owning.Claims(self._misc, "claim_tasks")
+        self._mail = owning.Inbox(self._misc)
+
+    @classmethod
+    async def connect(cls, url: str) -> "PostgresStore":
+        """Connect and check the version of the schema.
+
+        Raises `StoreUnavailableError` when nobody answers, `SchemaVersionError` when ``perdure migrate`` has to run,
+        `RequestError` when the URL cannot be read.
+        """
+        address = Address.parse(url)
+        store = cls(address)
+        try:
+            check_version(await _version(store._misc), address.database, address.host)
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._hints.close()
+        for lane in (self._turns, self._misc, self._reads):
+            await lane.close()
+        self._line.close()
+
+    # Starting and telling
+
+    async def start(self, new: NewRun) -> Started:
+        """Create the run and its turn 0, or return the run that has the key or the id already."""
+        started, hint = await starting.start(self._misc, new)
+        self.hint(hint)
+        return started
+
+    async def deliver(self, namespace: str, instance: str, event: Incoming) -> RunId | None:
+        """Number the message and put it into the inbox of the open run; a parked run is ready then."""
+        run_id, hint = await starting.deliver(self._misc, namespace, instance, event)
+        self.hint(hint)
+        return run_id
+
+    async def terminate(self, namespace: str, instance: str, reason: str) -> RunId | None:
+        """Close the open run; the last message in its inbox tells its owner."""
+        run_id, hint = await starting.terminate(self._misc, namespace, instance, reason)
+        self.hint(hint)
+        return run_id
+
+    async def resume(self, namespace: str, instance: str) -> RunId | None:
+        """Make a held run ready again."""
+        run_id, hint = await starting.resume(self._misc, namespace, instance)
+        self.hint(hint)
+        return run_id
+
+    # Workers and their leases
+
+    async def register(self, info: WorkerInfo) -> Lease:
+        """Create a worker with a fresh id and a random epoch."""
+        return await leasing.register(self._misc, info)
+
+    def renew(self, lease: Lease) -> Renewal:
+        """Extend the lease and forget the workers of this namespace whose lease expired. Blocks."""
+        return leasing.renew(self._line, lease)
+
+    async def resign(self, lease: Lease) -> None:
+        """Give back every owned run and task and forget the worker."""
+        self.hint(await leasing.resign(self._misc, lease))
+
+    async def expire(self, namespace: str, worker_name: str) -> int:
+        """Take the leases of the workers of this name away, and give back what they had."""
+        count, hint = await leasing.expire(self._misc, namespace, worker_name)
+        self.hint(hint)
+        return count
+
+    async def recover(self, lease: Lease) -> int:
+        """Make ready what vanished workers had, and held runs that this worker's code may free."""
+        freed, hint = await leasing.recover(self._misc, lease)
+        self.hint(hint)
+        return freed
+
+    # What owners do
+
+    async def claim(self, lease: Lease, limit: int) -> list[ClaimedRun]:
+        """Take over runs that are due or ready. Those that only a newer release can read are held."""
+        claimed, unreadable, hint = await owning.claim_runs(self._runs, lease, limit)
+        self.hint(hint)
+        await self._hold(lease, unreadable)
+        return claimed
+
+    async def flush(self, lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
+        """Carry out commits of different runs."""
+        flushed = await flushing.flush(self._turns, lease, commits)
+        self.hint(flushed.hint)
+        return flushed.results()
+
+    async def inbox(self, lease: Lease) -> list[InboxItem]:
+        """Return messages that came to this worker. Runs with mail that only a newer release can read are held."""
+        items, unreadable = await self._mail.read(lease)
+        await self._hold(lease, unreadable)
+        return items
+
+    async def claim_tasks(self, lease: Lease, limit: int) -> list[ClaimedTask]:
+        """Take due tasks, those first that have waited longest."""
+        return await owning.claim_tasks(self._tasks, lease, limit)
+
+    async def finish_tasks(self, lease: Lease, results: Sequence[TaskResult]) -> None:
+        """Record what became of tasks that this worker still has."""
+        self.hint(await tasking.finish(self._misc, lease, results))
+
+    # Hints
+
+    def hint(self, hint: Hint) -> None:
+        """Wake listeners soon, coalesced."""
+        if hint != starting.NOTHING:
+            self._hints.send(hint)
+
+    def listen(self) -> AsyncIterator[Hint]:
+        """Yield hints from all processes; raises when it cannot listen."""
+        return self._hints.listen()
+
+    async def _hold(self, lease: Lease, unreadable: owning.Unreadable) -> None:
+        if unreadable:
+            commits = [
+                Commit(run_id=run_id, ending=Hold(reason=UNREADABLE, message=str(error)))
+                for run_id, error in unreadable.items()
+            ]
+            await self.flush(lease, commits)
+
+
+async def _version(lane: Lane) -> int:
+    try:
+        found = await lane.fetch("version", {}, patience=0)
+    except SchemaVersionError:
+        return 0  # there is no table of migrations
+    return int(found[0][0])

@@ -1,0 +1,65 @@
+"""What became of tasks: ends go to the inbox of their run, failed attempts wait for the next one.
+
+What lives here: `finish`. Tasks are claimed by `owning`, queued and dropped by `flushing`.
+"""
+
+from collections.abc import Sequence
+
+from perdure.model import codec
+from perdure.model.runs import Hint, Lease, TaskDone, TaskResult, TaskRetry, WorkerId
+from perdure.store.postgres import rows
+from perdure.store.postgres.arrays import byteas, int4s, int8s
+from perdure.store.postgres.connection import Lane
+from perdure.store.postgres.leasing import fence, lost
+
+MOST_RESULTS = 500
+MOST_BYTES = 1_000_000
+
+
+async def finish(lane: Lane, lease: Lease, results: Sequence[TaskResult]) -> Hint:
+    """Record results of tasks that this worker still has."""
+    done: list[tuple[TaskDone, bytes]] = []
+    retries: list[tuple[TaskRetry, bytes]] = []
+    hint = Hint()
+    size = 0
+    for result in results:
+        if isinstance(result, TaskDone):
+            body = codec.encode_message(result.event)
+            done.append((result, body))
+        else:
+            body = rows.encode_failure(result.failure)
+            retries.append((result, body))
+        size += len(body)
+        if len(done) + len(retries) == MOST_RESULTS or size > MOST_BYTES:
+            hint = _both(hint, await _finish(lane, lease, done, retries))
+            done, retries, size = [], [], 0
+    if done or retries:
+        hint = _both(hint, await _finish(lane, lease, done, retries))
+    return hint
+
+
+async def _finish(
+    lane: Lane, lease: Lease, done: Sequence[tuple[TaskDone, bytes]], retries: Sequence[tuple[TaskRetry, bytes]]
+) -> Hint:
+    found = await lane.fetch(
+        "finish_tasks",
+        {
+            **fence(lease),
+            "runs": int8s([result.run_id for result, _ in done]),
+            "seqs": int4s([result.seq for result, _ in done]),
+            "bodies": byteas([body for _, body in done]),
+            "retry_runs": int8s([result.run_id for result, _ in retries]),
+            "retry_seqs": int4s([result.seq for result, _ in retries]),
+            "attempts": int4s([result.attempt for result, _ in retries]),
+            "delays": int8s([round(result.delay * 1_000_000) for result, _ in retries]),
+            "failures": byteas([body for _, body in retries]),
+        },
+    )
+    if not found:
+        raise lost(lease)
+    workers, queues = found[0]
+    return Hint(workers=frozenset(WorkerId(worker) for worker in workers or ()), queues=frozenset(queues or ()))
+
+
+def _both(one: Hint, other: Hint) -> Hint:
+    return Hint(queues=one.queues | other.queues, workers=one.workers | other.workers)
