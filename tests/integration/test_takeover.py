@@ -210,7 +210,37 @@ async def test_a_violation_holds_the_run_and_says_what_to_use(world: World) -> N
         except Exception:  # noqa: BLE001
             return "swallowed"
 
+    async def thread() -> str:
+        import threading
+
+        threading.Thread(target=print).start()
+        return ""
+
+    async def process() -> str:
+        import subprocess
+
+        return str(subprocess.run(["true"], check=True))  # noqa: ASYNC221, S607
+
+    async def network() -> str:
+        import socket
+
+        return socket.gethostbyname("localhost")
+
+    async def entropy() -> str:
+        import secrets
+
+        return secrets.token_hex()
+
+    async def nap() -> str:
+        time.sleep(0.001)  # noqa: ASYNC251
+        return ""
+
     advice = {
+        thread: "started a thread; call a synchronous activity instead",
+        process: "started a process; do that in an activity",
+        network: "looked up a host name; use the network in an activity",
+        entropy: "os.urandom() differs on replay; use workflow.random().randbytes()",
+        nap: "use await asyncio.sleep(); it is a durable timer in a workflow",
         clock: "time.time() differs on replay; use workflow.now()",
         chance: "random.random() differs on replay; use workflow.random().random()",
         identity: "uuid.uuid4() differs on replay; use workflow.uuid4()",

@@ -355,3 +355,32 @@ async def test_input_that_does_not_fit_fails_the_run_with_a_clear_message(world:
         with pytest.raises(WorkflowFailedError, match="the input does not fit wrong_input"):
             await handle.result()
     await world.close()
+
+
+@activity.define(retry=RetryPolicy(max_attempts=2, initial_interval=0.01))
+async def leaving() -> None:
+    raise SystemExit(count("leaving"))
+
+
+@activity.define(retry=RetryPolicy(max_attempts=2, initial_interval=0.01))
+def leaving_in_a_thread() -> None:
+    raise SystemExit(count("leaving in a thread"))
+
+
+@workflow.define
+async def tolerant() -> list[str]:
+    failures = await asyncio.gather(leaving(), leaving_in_a_thread(), return_exceptions=True)
+    return [str(failure) for failure in failures]
+
+
+@run_async
+async def test_an_activity_that_exits_the_program_fails_and_the_worker_lives_on(world: World) -> None:
+    client = await world.client()
+    async with Worker(client, workflows=[tolerant], activities=[leaving, leaving_in_a_thread]):
+        for _ in range(2):
+            calls.clear()
+            assert await (await client.start(tolerant)).result() == [
+                "activity leaving failed after 2 attempts: SystemExit: 2",
+                "activity leaving_in_a_thread failed after 2 attempts: SystemExit: 2",
+            ]
+    await world.close()

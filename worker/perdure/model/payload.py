@@ -9,7 +9,9 @@ Values may be anything msgspec knows (builtins, dataclasses, ``msgspec.Struct``,
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
+from types import FrameType
 from typing import Any, TypeVar, get_type_hints
 
 import msgspec
@@ -144,6 +146,15 @@ class Signature:
 def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
     try:
         return get_type_hints(function, include_extras=True)
+    except NameError:
+        pass  # perhaps a name of the function around it, which postponed annotations do not carry
+    around: dict[str, Any] = {}
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # where the definition is being made
+    while frame is not None:
+        around = {**frame.f_locals, **around}
+        frame = frame.f_back
+    try:
+        return get_type_hints(function, localns=around, include_extras=True)
     except NameError as error:
         message = f"{name}: a type hint cannot be resolved ({error}); import it outside `if TYPE_CHECKING`"
         raise DefinitionError(message) from error

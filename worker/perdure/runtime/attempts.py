@@ -136,7 +136,7 @@ class Attempt:
             self._report_result(await self._activity.function(*args, **kwargs))
         except asyncio.CancelledError as error:
             self._report_error(error)  # without a verdict yet, the activity raised this by itself
-        except Exception as error:  # noqa: BLE001  # whatever an activity raises is its failure
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever an activity raises is its failure
             self._report_error(error)
         finally:
             self._slots.leave()
@@ -155,7 +155,7 @@ class Attempt:
             self._report_result(await asyncio.shield(asyncio.wrap_future(call)))
         except asyncio.CancelledError:
             pass  # the verdict is in, or nobody wants one; the thread ends by itself
-        except Exception as error:  # noqa: BLE001  # whatever an activity raises is its failure
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever an activity raises is its failure
             self._report_error(error)
 
     def _leave_thread(self) -> None:

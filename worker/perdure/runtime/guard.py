@@ -14,6 +14,7 @@ import asyncio
 import os
 import random
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -62,29 +63,34 @@ def install() -> None:
         return
     _installed = True
     for name in _CLOCKS:
-        _wrap(time, name, "use workflow.now() or asyncio.get_running_loop().time()")
-    _wrap(time, "sleep", "use await asyncio.sleep(); it is a durable timer in a workflow")
+        _differs(time, name, "use workflow.now() or asyncio.get_running_loop().time()")
+    _differs(time, "sleep", "use await asyncio.sleep(); it is a durable timer in a workflow")
     for name in _RANDOM:
-        _wrap(random, name, f"use workflow.random().{name}()")
+        _differs(random, name, f"use workflow.random().{name}()")
     for name in ("uuid1", "uuid4"):
-        _wrap(uuid, name, "use workflow.uuid4()")
-    _wrap(os, "urandom", "use workflow.random().randbytes() or workflow.uuid4()")
+        _differs(uuid, name, "use workflow.uuid4()")
+    _differs(os, "urandom", "use workflow.random().randbytes() or workflow.uuid4()")
+    _wrap(threading.Thread, "start", _AUDITED["_thread.start_new_thread"])  # audited from Python 3.12 on only
     random._urandom = os.urandom  # type: ignore[attr-defined]  # noqa: SLF001  # SystemRandom and secrets read this name
     _order_as_completed()
     sys.addaudithook(_audit)
 
 
-def _wrap(module: Any, name: str, instead: str) -> None:
-    original: Callable[..., Any] = getattr(module, name)
+def _differs(module: Any, name: str, instead: str) -> None:
+    _wrap(module, name, f"{module.__name__}.{name}() differs on replay; {instead}")
+
+
+def _wrap(owner: Any, name: str, message: str) -> None:
+    original: Callable[..., Any] = getattr(owner, name)
 
     @wraps(original)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         loop = running()
         if loop is not None and loop.guarded and not _trusted(sys._getframe(1)):  # noqa: SLF001
-            loop.host.violation(f"{module.__name__}.{name}() differs on replay; {instead}")
+            loop.host.violation(message)
         return original(*args, **kwargs)
 
-    setattr(module, name, guarded)
+    setattr(owner, name, guarded)
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:

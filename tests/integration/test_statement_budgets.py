@@ -1,0 +1,81 @@
+"""How many statements PostgreSQL sees: the budgets of the store, counted and not timed."""
+
+import asyncio
+
+from perdure import Client, Limits, Worker, activity, workflow
+from perdure.runtime import tenure
+from tests.support.world import eventually, run_async
+
+
+@activity.define
+async def step(number: int) -> int:
+    return number + 1
+
+
+@workflow.define
+async def sequence(count: int) -> int:
+    number = 0
+    for _ in range(count):
+        number = await step(number)
+    return number
+
+
+async def settled(client: Client) -> None:
+    """Wait until no statement is under way and the worker has looked for work once."""
+
+    async def looked() -> bool:
+        return bool(client.store.statements["claim"])  # type: ignore[attr-defined]  # the PostgreSQL store counts
+
+    await eventually(looked)
+
+
+@run_async
+async def test_a_start_is_one_statement(migrated: str) -> None:
+    async with Client.connect(migrated) as client:
+        statements = client.store.statements  # type: ignore[attr-defined]
+        statements.clear()
+        await client.start(sequence, 3)
+        assert {name: n for name, n in statements.items() if name not in ("notify",)} == {"start": 1}
+
+
+@run_async
+async def test_sequential_activities_alone_cost_one_commit_each_and_two_more(migrated: str) -> None:
+    count = 20
+    async with Client.connect(migrated) as client, Worker(client, workflows=[sequence], activities=[step]):
+        await settled(client)
+        statements = client.store.statements  # type: ignore[attr-defined]
+        handle = await client.start(sequence, count)
+        statements.clear()
+        assert await handle.result() == count
+        assert statements["flush"] <= count + 1
+        assert statements["flush"] >= count, "every step was durable before the next"
+
+
+@run_async
+async def test_runs_in_flight_share_their_commits(migrated: str) -> None:
+    count, width = 10, 40
+    async with Client.connect(migrated) as client, Worker(client, workflows=[sequence], activities=[step]):
+        await settled(client)
+        statements = client.store.statements  # type: ignore[attr-defined]
+        handles = [await client.start(sequence, count, id=f"s{number}") for number in range(width)]
+        await asyncio.gather(*(handle.result() for handle in handles))
+        turns = width * (count + 1)
+        assert statements["flush"] < turns / 4, f"{turns} turns in {statements['flush']} flushes"
+
+
+@run_async
+async def test_an_idle_worker_sends_at_most_one_statement_a_second(migrated: str) -> None:
+    seconds = 6
+    async with Client.connect(migrated) as client, Worker(client, workflows=[sequence], activities=[step]):
+        await settled(client)
+        await asyncio.sleep(1)
+        statements = client.store.statements  # type: ignore[attr-defined]
+        statements.clear()
+        await asyncio.sleep(seconds)
+        assert sum(statements.values()) <= seconds, dict(statements)
+
+
+def test_the_intervals_add_up_to_less_than_one_statement_a_second() -> None:
+    beats = 3 / Limits().lease
+    looks = 1 / tenure.CLAIM_POLL + 1 / tenure.TASK_POLL + 1 / tenure.RECOVER_POLL
+    assert beats + looks <= 1.01
