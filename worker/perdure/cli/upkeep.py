@@ -1,0 +1,56 @@
+"""Commands for whoever keeps Perdure running: ``migrate``, ``operator``, ``version``.
+
+What lives here: the way to the module that does the work. What must not: SQL,
+Kubernetes.
+"""
+
+import importlib
+import platform
+import sys
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
+import typer
+
+from perdure.cli import output
+from perdure.cli.options import Target, flattened
+from perdure.errors import RequestError
+
+
+@flattened
+def migrate(target: Target) -> None:
+    """Bring the database schema up to this release. Safe to repeat, and safe while workers run."""
+    from perdure.store.postgres.migrate import migrate as apply_migrations
+    from perdure.store.postgres.migrate import required_version
+
+    applied = apply_migrations(target.database())
+    now = required_version()
+    if applied:
+        before = int(applied[0].partition("_")[0]) - 1
+        output.out.print(f"migrated from version {before} to {now}: {', '.join(applied)}")
+    else:
+        output.out.print(f"the schema is at version {now} already")
+
+
+@flattened
+def version() -> None:
+    """Print the release of Perdure and the Python it runs on."""
+    output.out.print(f"perdure {installed_version('perdure')} (Python {platform.python_version()}, {sys.platform})")
+
+
+@flattened
+def operator(
+    target: Target,
+    namespaces: Annotated[
+        list[str] | None,
+        typer.Option("--watch", metavar="NAMESPACE", help="Serve this namespace only; repeatable. Default: all."),
+    ] = None,
+) -> None:
+    """Run the Kubernetes operator: WorkflowInstance objects in, their status out."""
+    try:
+        # By name: the operator stands on top of this library and may see it, never the other way round.
+        program = importlib.import_module("perdure_operator.main")
+    except ImportError as error:
+        message = f"the operator is not installed ({error}): pip install 'perdure[operator]'"
+        raise RequestError(message) from None
+    program.run(target.database(), namespaces=namespaces)
