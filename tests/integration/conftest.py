@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-# from perdure.store.postgres.migrate import migrate
+from perdure.store.postgres.migrate import migrate
 from tests.support.world import World
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from perdure import Worker, WorkflowFailedError, activity, workflow
+from perdure import Limits, Worker, WorkflowFailedError, activity, workflow
 from perdure.model.runs import RunState
 from perdure.runtime.tenure import Tenure
 from perdure.workflow import Workflow
@@ -42,6 +42,9 @@ async def trip() -> list[str]:
 
 
 ACTIVITIES = [note, pause]
+
+
+BRISK = Limits(drain=0.2)
 
 
 async def abandon(worker: Worker) -> None:
@@ -155,7 +158,7 @@ async def test_old_history_on_changed_code_is_held_and_fixed_code_resumes_it(wor
     async def held() -> bool:
         return (await handle.describe()).state is RunState.HELD
 
-    async with Worker(client, workflows=[changed(trip, wrong)], activities=ACTIVITIES, build_id="two"):
+    async with Worker(client, workflows=[changed(trip, wrong)], activities=ACTIVITIES, build_id="two", limits=BRISK):
         await handle.signal("nudge", 1)
         await eventually(held)
     summary = await handle.describe()

@@ -40,7 +40,7 @@ _CLOSED_BY_CODE = frozenset({RunState.COMPLETED, RunState.FAILED, RunState.CANCE
 _CLOSED_FROM_OUTSIDE = frozenset({RunState.TERMINATED, RunState.TIMED_OUT})
 
 MOVES: dict[RunState, frozenset[RunState]] = {
-    RunState.READY: frozenset({RunState.OWNED}) | _CLOSED_FROM_OUTSIDE,
+    RunState.READY: frozenset({RunState.OWNED, RunState.HELD}) | _CLOSED_FROM_OUTSIDE,
     RunState.OWNED: (
         frozenset({RunState.READY, RunState.PARKED, RunState.HELD}) | _CLOSED_BY_CODE | _CLOSED_FROM_OUTSIDE
     ),

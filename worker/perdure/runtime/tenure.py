@@ -7,6 +7,7 @@ the lease is lost the whole tenure is thrown away and nothing of it can write.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,8 @@ from perdure.engine.run import Definition
 from perdure.errors import LeaseLostError, StoreUnavailableError
 from perdure.model.events import ClosedFromOutside, Closing
 from perdure.model.policies import MICROSECONDS
-from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hint, Hold, Lease, Park, RunId, WorkerInfo
-from perdure.store.base import UNKNOWN_WORKFLOW, Store
+from perdure.model.runs import ClaimedRun, Close, Ending, Hint, Lease, Park, RunId, WorkerInfo
+from perdure.store.base import Store
 
 from .attempts import Attempts
 from .clock import StoreClock
@@ -205,31 +206,27 @@ class Tenure:
                 await asyncio.sleep(1)
 
     async def _claim_loop(self) -> None:
+        store, strangers, looked_at = self.charge.store, False, 0.0
         while not self.draining:
+            strangers = strangers or self._work.is_set()
             self._work.clear()
             room = min(CLAIM, self.charge.limits.runs - len(self._executions))
             if room > 0:
-                claimed = await self.charge.store.claim(self._lease, room)
+                claimed = await store.claim(self._lease, room)
                 self.polling = True
                 for run in claimed:
                     self._adopt(run)
                 if len(claimed) == room:
                     continue
+                # Somebody hinted and there may be work that nobody here knows: say so instead of leaving it waiting.
+                if strangers and time.monotonic() - looked_at >= 1:
+                    strangers, looked_at = False, time.monotonic()
+                    await store.hold_unknown(self._lease)
             await hinted(self._work, CLAIM_POLL)
 
     def _adopt(self, claimed: ClaimedRun) -> None:
-        definition = self.charge.workflows.get(claimed.info.workflow)
-        if definition is not None:
-            self._executions[claimed.info.run_id] = Execution(self, definition, claimed)
-            return
-        known = ", ".join(sorted(self.charge.workflows)) or "none"
-        message = (
-            f"no workflow named {claimed.info.workflow} is registered on worker {self.name} "
-            f"(it knows: {known}); start a worker that has it"
-        )
-        logger.error("%s is held: %s", claimed.info.id, message)
-        hold = Hold(reason=UNKNOWN_WORKFLOW, message=message)
-        self.flusher.submit(Commit(run_id=claimed.info.run_id, ending=hold), lambda _: None)
+        definition = self.charge.workflows[claimed.info.workflow]  # the store hands out what we registered, and no more
+        self._executions[claimed.info.run_id] = Execution(self, definition, claimed)
 
     async def _inbox_loop(self) -> None:
         while True:
@@ -247,5 +244,6 @@ class Tenure:
             self._orphans.clear()
             if await self.charge.store.recover(self._lease):
                 self._work.set()
+            await self.charge.store.hold_unknown(self._lease)
             self._tasks.wake()
             await hinted(self._orphans, RECOVER_POLL)

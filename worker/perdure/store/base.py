@@ -43,7 +43,9 @@ from perdure.model.runs import (
 )
 
 UNKNOWN_WORKFLOW = "UnknownWorkflow"
-"""The reason of a `Hold` because the worker knows no workflow of this name: `Store.recover` frees it elsewhere."""
+"""The reason of runs that are held because no worker knows their workflow: `Store.recover` frees them elsewhere."""
+
+UNKNOWN_WORKFLOW_MESSAGE = "no worker that serves queue {queue} knows workflow {workflow}; start one that has it"
 
 
 class CommitRefusedError(PayloadError):
@@ -100,11 +102,17 @@ class Store(Protocol):
         build held it since it last slept, or it was held as `UNKNOWN_WORKFLOW`. Returns the number of runs made ready.
         """
 
+    async def hold_unknown(self, lease: Lease) -> int:
+        """Hold ready runs of this worker's queues whose workflow no worker of the namespace and queue knows.
+
+        Their reason is `UNKNOWN_WORKFLOW`, so that `recover` frees them once a worker knows it. Returns how many.
+        """
+
     async def resume(self, namespace: str, instance: str) -> RunId | None:
         """Make a held run ready again; None when there is no held run of this id."""
 
     async def claim(self, lease: Lease, limit: int) -> list[ClaimedRun]:
-        """Become the owner of up to ``limit`` runs of this worker's queues.
+        """Become the owner of up to ``limit`` runs of this worker's queues and workflows.
 
         Parked runs whose time has come are first, so that a backlog of new runs cannot keep a timer from firing;
         then ready ones by priority, then age.

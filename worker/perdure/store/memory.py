@@ -100,6 +100,7 @@ class MemoryStore(MemoryWorkers):
             run.history[last + 1] = codec.encode_turn(TurnHeader(time=time), [event])
             owner = run.owner
             self._close(run, RunState.TERMINATED, records.encode_outcome(event))
+            self._changed(run)
             if owner is not None:
                 run.mail += 1
                 run.inbox[run.mail] = InboxRow(records.encode_outcome(event), owner)
@@ -123,7 +124,11 @@ class MemoryStore(MemoryWorkers):
         with self.lock:
             me = self._fence(lease).info
             now = self.clock()
-            mine = [run for run in self.runs.values() if run.namespace == lease.namespace and run.queue in me.queues]
+            mine = [
+                run
+                for run in self.runs.values()
+                if run.namespace == lease.namespace and run.queue in me.queues and run.workflow in me.workflows
+            ]
             due = [
                 run for run in mine if run.state is RunState.PARKED and run.wake_at is not None and run.wake_at <= now
             ]
@@ -136,7 +141,7 @@ class MemoryStore(MemoryWorkers):
                 if run.started_at is None:
                     run.started_at = now
                     self._changed(run)
-            return [self._claimed(run) for run in chosen]
+            return [self._claimed(run) for run in sorted(chosen, key=lambda run: (-run.priority, run.id))]
 
     async def flush(self, lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
         """Carry out the commits that can be stored, then complain about those that cannot."""
@@ -208,8 +213,11 @@ class MemoryStore(MemoryWorkers):
         if run is None or not mine:
             took_place = run is not None and commit.turn is None and _looks_ended(run, commit.ending)
             return Committed(recorded=took_place, ended=took_place)
+        waited_for = run.waiting_for
         self._apply(run, commit)
         ended = commit.ending is not None and self._end(run, build, commit.ending)
+        if commit.visible is not None or run.state >= RunState.HELD or run.waiting_for != waited_for:
+            self._changed(run)
         return Committed(recorded=True, ended=ended)
 
     def _apply(self, run: RunRow, commit: Commit) -> None:
@@ -232,17 +240,14 @@ class MemoryStore(MemoryWorkers):
             run.tasks.pop(seq, None)
         if commit.visible is not None:
             run.status_text, run.progress = commit.visible.text, commit.visible.progress
-            self._changed(run)
 
     def _end(self, run: RunRow, build: str, ending: Park | Close | Hold | Release) -> bool:
         match ending:
             case Park() if ending.mail != run.mail:
                 return False
             case Park():
-                if run.waiting_for != ending.waiting_for:
-                    run.waiting_for = ending.waiting_for
-                    self._changed(run)
                 run.state, run.owner, run.wake_at = move(run.state, RunState.PARKED), None, ending.wake_at
+                run.waiting_for = ending.waiting_for
                 run.held_builds.clear()
             case Close():
                 self._close(run, ending.state, records.encode_outcome(ending.outcome))
@@ -250,7 +255,6 @@ class MemoryStore(MemoryWorkers):
                 run.state, run.owner = move(run.state, RunState.HELD), None
                 run.hold_reason, run.hold_message = ending.reason, ending.message
                 run.held_builds.add(build)
-                self._changed(run)
             case Release():
                 run.state, run.owner = move(run.state, RunState.READY), None
                 self.hint(Hint(queues=frozenset({run.queue})))
@@ -262,7 +266,6 @@ class MemoryStore(MemoryWorkers):
         run.waiting_for = run.hold_reason = run.hold_message = ""
         run.inbox.clear()
         run.tasks.clear()
-        self._changed(run)
         self.hint(Hint(closed=True))
 
 

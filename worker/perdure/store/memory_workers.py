@@ -23,7 +23,7 @@ from perdure.model.runs import (
     move,
 )
 from perdure.store import records
-from perdure.store.base import UNKNOWN_WORKFLOW
+from perdure.store.base import UNKNOWN_WORKFLOW, UNKNOWN_WORKFLOW_MESSAGE
 from perdure.store.memory_rows import MemoryReads, RunRow, TaskRow, WorkerRow
 
 
@@ -98,6 +98,26 @@ class MemoryWorkers(MemoryReads):
                     self._free_held(run)
                     freed += 1
             return freed
+
+    async def hold_unknown(self, lease: Lease) -> int:
+        """Hold ready runs that no worker can take."""
+        with self.lock:
+            me = self._fence(lease).info
+            now = self.clock()
+            alive = [w.info for w in self.workers_by_id.values() if w.expires_at > now]
+            held = 0
+            for run in self.runs.values():
+                if run.state is not RunState.READY or run.namespace != lease.namespace or run.queue not in me.queues:
+                    continue
+                if not any(
+                    w.namespace == run.namespace and run.queue in w.queues and run.workflow in w.workflows
+                    for w in alive
+                ):
+                    run.state, run.hold_reason = move(run.state, RunState.HELD), UNKNOWN_WORKFLOW
+                    run.hold_message = UNKNOWN_WORKFLOW_MESSAGE.format(queue=run.queue, workflow=run.workflow)
+                    self._changed(run)
+                    held += 1
+            return held
 
     async def claim_tasks(self, lease: Lease, limit: int) -> list[ClaimedTask]:
         """Take due tasks, those first that have waited longest."""

@@ -90,9 +90,7 @@ class Flush:
         """Find out whether commits were left out because an earlier try wrote them, or because others own the runs."""
         for place in places:
             self.answers[items[place - 1].place] = Committed(recorded=False, ended=False)
-        asked = _arrays(items)
-        names = ("runs", "seqs", "turns", "endings", "reasons", "outcomes")
-        parameters = {**fence(self.lease), **{name: asked[name] for name in names}, "places": int8s(places)}
+        parameters = {**fence(self.lease), **_arrays(items), **_task_arrays(items), "places": int8s(places)}
         for place, ours, owned in await self.lane.fetch("unrecorded", parameters):
             item = items[place - 1]
             if ours:

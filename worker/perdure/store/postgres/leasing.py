@@ -8,7 +8,7 @@ import secrets
 from perdure.errors import LeaseLostError
 from perdure.model.runs import Hint, Lease, Renewal, WorkerId, WorkerInfo
 from perdure.store import records
-from perdure.store.base import UNKNOWN_WORKFLOW
+from perdure.store.base import UNKNOWN_WORKFLOW, UNKNOWN_WORKFLOW_MESSAGE
 from perdure.store.postgres.arrays import boolean, int8, text, texts
 from perdure.store.postgres.connection import Lane, LeaseLine
 
@@ -76,6 +76,18 @@ async def recover(lane: Lane, lease: Lease) -> tuple[int, Hint]:
     if not alive:
         raise lost(lease)
     return freed, hint
+
+
+async def hold_unknown(lane: Lane, lease: Lease) -> tuple[int, Hint]:
+    """Hold ready runs that no worker can take."""
+    rows = await lane.fetch(
+        "hold_unknown",
+        {**fence(lease), "unknown": text(UNKNOWN_WORKFLOW), "message": text(UNKNOWN_WORKFLOW_MESSAGE)},
+    )
+    alive, held, changed = rows[0]
+    if not alive:
+        raise lost(lease)
+    return held, Hint(changed=changed)
 
 
 async def _expel(lane: Lane, parameters: dict[str, object]) -> tuple[int, Hint]:

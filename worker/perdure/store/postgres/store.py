@@ -101,6 +101,12 @@ class PostgresStore(PostgresReads):
         self.hint(hint)
         return run_id
 
+    async def hold_unknown(self, lease: Lease) -> int:
+        """Hold ready runs that no worker can take."""
+        held, hint = await leasing.hold_unknown(self._misc, lease)
+        self.hint(hint)
+        return held
+
     async def resume(self, namespace: str, instance: str) -> RunId | None:
         """Make a held run ready again."""
         run_id, hint = await starting.resume(self._misc, namespace, instance)

@@ -97,3 +97,33 @@ SELECT EXISTS (SELECT FROM me),
 SELECT id, name, build FROM perdure.worker
 WHERE namespace = :namespace::text AND expires_at > clock_timestamp()
 ORDER BY id;
+
+-- name: hold_unknown
+-- Only runs that stay ready although this worker looked for work are read, and no more than a thousand of a queue.
+WITH me AS MATERIALIZED (
+    SELECT namespace, queues, workflows FROM perdure.worker
+    WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
+), strange AS MATERIALIZED (
+    SELECT found.id
+    FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
+        SELECT r.id, r.workflow FROM perdure.run r
+        WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 0 AND r.workflow <> ALL (me.workflows)
+        ORDER BY r.priority DESC, r.id
+        LIMIT 1000
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) found
+    WHERE NOT EXISTS (
+        SELECT FROM perdure.worker w
+        WHERE w.namespace = me.namespace AND w.expires_at > clock_timestamp()
+          AND q.queue = ANY (w.queues) AND found.workflow = ANY (w.workflows)
+    )
+), held AS (
+    UPDATE perdure.run r
+    SET state = 3, hold_reason = :unknown::text,
+        hold_message = replace(replace(:message::text, '{queue}', r.queue), '{workflow}', r.workflow)
+    FROM strange WHERE r.id = strange.id
+    RETURNING r.id, r.key
+), changed AS (
+    INSERT INTO perdure.status_change (run_id) SELECT id FROM held WHERE key IS NOT NULL RETURNING run_id
+)
+SELECT EXISTS (SELECT FROM me), (SELECT count(*) FROM held), EXISTS (SELECT FROM changed);

@@ -9,13 +9,14 @@
 -- has other numbers is not fresh, and the caller asks again (again, limit 0), in a snapshot that shows everything.
 -- The same branch finds the runs of a claim whose answer was lost, by the tag of the claim.
 WITH me AS MATERIALIZED (
-    SELECT id, namespace, queues FROM perdure.worker
+    SELECT id, namespace, queues, workflows FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
 ), due AS MATERIALIZED (
     SELECT found.id
     FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
         SELECT r.id, r.wake_at FROM perdure.run r
         WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 2 AND r.wake_at <= now()
+          AND r.workflow = ANY (me.workflows)
         ORDER BY r.wake_at
         LIMIT :limit::integer
         FOR NO KEY UPDATE SKIP LOCKED
@@ -27,6 +28,7 @@ WITH me AS MATERIALIZED (
     FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
         SELECT r.id, r.priority FROM perdure.run r
         WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 0
+          AND r.workflow = ANY (me.workflows)
         ORDER BY r.priority DESC, r.id
         LIMIT :limit::integer - (SELECT count(*) FROM due)
         FOR NO KEY UPDATE SKIP LOCKED
@@ -186,7 +188,14 @@ FROM fence;
 -- Why a flush left commits out: an earlier try of the same bytes was ours, or the run is not ours any more.
 -- A commit without a turn took place earlier if its run is as its ending leaves it.
 SELECT a.place,
-       CASE WHEN a.seq IS NOT NULL THEN h.events = a.events
+       CASE WHEN a.seq IS NOT NULL THEN h.events = a.events AND NOT EXISTS (
+                     SELECT FROM unnest(
+                         :payload_runs::bigint[], :payload_seqs::integer[],
+                         :payload_ordinals::integer[], :payloads::bytea[]
+                     ) AS p (run_id, seq, ordinal, data)
+                     LEFT JOIN perdure.payload o ON o.run_id = p.run_id AND o.seq = p.seq AND o.ordinal = p.ordinal
+                     WHERE p.run_id = a.run_id AND p.seq = a.seq AND o.data IS DISTINCT FROM p.data
+                 )
             ELSE r.state = a.ending
                  AND (a.ending <> 3 OR r.hold_reason = a.reason)
                  AND (a.ending < 10 OR r.outcome = a.outcome)
