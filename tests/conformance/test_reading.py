@@ -1,0 +1,184 @@
+"""Reading: what people, the command line and the operator see, and hints between processes."""
+
+from __future__ import annotations
+
+import asyncio
+
+from perdure.model.runs import Hint, Hold, Park, RunId, RunState, Visible
+from perdure.store.base import RunFilter
+from tests.support.stores import NAMESPACE, Stage, behaviour, close, completed_activity, signal, turn
+
+
+@behaviour
+async def test_what_does_not_exist_is_not_described(stage: Stage) -> None:
+    started = await stage.start()
+    assert await stage.store.describe(NAMESPACE, "order-2") is None
+    assert await stage.store.describe("neighbour", "order-1") is None
+    assert await stage.store.describe("neighbour", "order-1", started.run_id) is None
+    assert await stage.store.history(RunId(10**6)) == []
+
+
+@behaviour
+async def test_events_are_numbered_through_all_turns_with_time_and_worker(stage: Stage) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    await stage.flush(lease, run_id, turn(1, completed_activity(1), completed_activity(2), worker="pod-1"))
+    await stage.flush(lease, run_id, turn(2))
+    await stage.flush(lease, run_id, turn(3, worker="pod-2"))
+    history = await stage.store.history(run_id)
+    assert [event.id for event in history] == [1, 2, 3, 4, 5]
+    assert [event.turn for event in history] == [0, 1, 1, 2, 3]
+    assert [event.worker for event in history] == ["", "pod-1", "pod-1", "pod-1", "pod-2"]
+    assert [event.time.timestamp() for event in history[1:]] == [1, 1, 2, 3]
+    assert history[4].type == "ActivityScheduled"
+
+
+@behaviour
+async def test_pages_of_runs_go_from_new_to_old(stage: Stage) -> None:
+    runs = [(await stage.start(f"order-{number}")).run_id for number in range(5)]
+    await stage.start("theirs", namespace="neighbour")
+    first = await stage.store.list_runs(NAMESPACE, RunFilter(limit=2))
+    assert [run.run_id for run in first] == [runs[4], runs[3]]
+    second = await stage.store.list_runs(NAMESPACE, RunFilter(limit=2, before=first[-1].run_id))
+    assert [run.run_id for run in second] == [runs[2], runs[1]]
+    last = await stage.store.list_runs(NAMESPACE, RunFilter(limit=2, before=second[-1].run_id))
+    assert [run.run_id for run in last] == [runs[0]]
+
+
+@behaviour
+async def test_runs_are_listed_by_workflow_state_and_instance(stage: Stage) -> None:
+    lease = await stage.worker()
+    closed = await stage.owned(lease, "order-1")
+    await stage.flush(lease, closed, turn(1), close())
+    open_again = (await stage.start("order-1")).run_id
+    shipping = (await stage.start("shipping-1", workflow="shipping")).run_id
+
+    async def listed(where: RunFilter) -> list[RunId]:
+        return [run.run_id for run in await stage.store.list_runs(NAMESPACE, where)]
+
+    assert await listed(RunFilter()) == [shipping, open_again, closed]
+    assert await listed(RunFilter(workflow="shipping")) == [shipping]
+    assert await listed(RunFilter(instance="order-1")) == [open_again, closed]
+    assert await listed(RunFilter(states=frozenset({RunState.COMPLETED, RunState.FAILED}))) == [closed]
+    assert await listed(RunFilter(states=frozenset({RunState.READY}), workflow="order")) == [open_again]
+
+
+@behaviour
+async def test_summaries_leave_out_what_is_missing(stage: Stage) -> None:
+    runs = [(await stage.start(f"order-{number}")).run_id for number in range(3)]
+    found = await stage.store.summaries([runs[2], RunId(10**6), runs[0]])
+    assert {run.run_id for run in found} == {runs[0], runs[2]}
+    assert await stage.store.summaries([]) == []
+
+
+@behaviour
+async def test_runs_are_found_by_key_of_whatever_namespace(stage: Stage) -> None:
+    lease = await stage.worker()
+    one = await stage.owned(lease, "order-1", key="uid-1")
+    two = (await stage.start("order-2", key="uid-2", namespace="neighbour")).run_id
+    await stage.start("order-3")
+    assert {run.run_id for run in await stage.store.by_key(["uid-1", "uid-2", "uid-9"])} == {one, two}
+    assert await stage.store.open_keys() == {"uid-1": (NAMESPACE, "order-1"), "uid-2": ("neighbour", "order-2")}
+    await stage.flush(lease, one, turn(1), close())
+    assert await stage.store.open_keys() == {"uid-2": ("neighbour", "order-2")}
+    assert {run.run_id for run in await stage.store.by_key(["uid-1"])} == {one}
+
+
+@behaviour
+async def test_each_visible_change_of_a_run_with_a_key_is_listed_until_acknowledged(stage: Stage) -> None:
+    lease = await stage.worker()
+    run_id = (await stage.start(key="uid-1")).run_id
+
+    async def changes() -> int:
+        """Return how many there are, and acknowledge them."""
+        found = await stage.store.status_changes(10)
+        assert {change.run.run_id for change in found} <= {run_id}
+        assert [change.number for change in found] == sorted({change.number for change in found})
+        assert await stage.store.status_changes(10) == found
+        await stage.store.acknowledge([change.number for change in found])
+        assert await stage.store.status_changes(10) == []
+        return len(found)
+
+    assert await changes() == 0, "whoever started it knows"
+    await stage.claim_one(lease)
+    assert await changes() == 1
+    await stage.flush(lease, run_id, turn(1))
+    assert await changes() == 0
+    await stage.flush(lease, run_id, visible=Visible(text="packing"))
+    assert await changes() == 1
+    await stage.flush(lease, run_id, turn(2), Park(mail=0, wake_at=None, waiting_for="signal approve"))
+    assert await changes() == 1
+    await stage.store.deliver(NAMESPACE, "order-1", signal("approve"))
+    await stage.claim_one(lease)
+    await stage.flush(lease, run_id, turn(3), Park(mail=1, wake_at=1, waiting_for="signal approve"), consumed=1)
+    await stage.claim_one(lease)
+    assert await changes() == 0, "people see the same"
+    await stage.flush(lease, run_id, Hold(reason="NonDeterminism", message="it differs"))
+    assert await changes() == 1
+    await stage.store.resume(NAMESPACE, "order-1")
+    assert await changes() == 1
+    await stage.claim_one(lease)
+    await stage.flush(lease, run_id, turn(4), close(), visible=Visible(text="done"))
+    (change,) = await stage.store.status_changes(10)
+    assert (change.run.phase, change.run.status_text, change.run.key) == ("Succeeded", "done", "uid-1")
+
+
+@behaviour
+async def test_status_changes_come_oldest_first_and_runs_without_a_key_have_none(stage: Stage) -> None:
+    lease = await stage.worker()
+    for number in range(3):
+        await stage.start(f"order-{number}", key=f"uid-{number}")
+    await stage.start("plain")
+    await stage.store.claim(lease, 10)
+    for number in (2, 0):
+        await stage.store.terminate(NAMESPACE, f"order-{number}", "enough")
+    await stage.store.terminate(NAMESPACE, "plain", "enough")
+    found = await stage.store.status_changes(10)
+    assert len(found) == 5
+    assert [change.run.id for change in found][3:] == ["order-2", "order-0"]
+    assert await stage.store.status_changes(2) == found[:2]
+
+
+@behaviour
+async def test_those_who_listen_hear_of_work_mail_and_ends(stage: Stage) -> None:
+    lease = await stage.worker()
+    other = await stage.another()
+    heard: list[Hint] = []
+    news = asyncio.Event()
+
+    async def listen() -> None:
+        async for hint in other.listen():
+            heard.append(hint)
+            news.set()
+
+    async def until(what: str, hint: Hint) -> None:
+        """Wait for ``what``, repeating a hint that may have been sent before anybody listened."""
+        while True:
+            stage.store.hint(hint)
+            queues = {queue for found in heard for queue in found.queues}
+            workers = {worker for found in heard for worker in found.workers}
+            said = {*queues, *(f"worker {worker}" for worker in workers)}
+            said |= {"closed" for found in heard if found.closed} | {"changed" for found in heard if found.changed}
+            if what in said:
+                return
+            news.clear()
+            try:
+                await asyncio.wait_for(news.wait(), 0.1)
+            except TimeoutError:
+                pass
+
+    listener = asyncio.create_task(listen())
+    try:
+        await until("first", Hint(queues=frozenset({"first"})))
+        nothing = Hint(queues=frozenset({"nothing"}))
+        await stage.start(key="uid-1")
+        await until("default", nothing)
+        await stage.claim_one(lease)
+        await until("changed", nothing)
+        await stage.store.deliver(NAMESPACE, "order-1", signal("a"))
+        await until(f"worker {lease.worker}", nothing)
+        await stage.store.terminate(NAMESPACE, "order-1", "enough")
+        await until("closed", nothing)
+    finally:
+        listener.cancel()
+        await asyncio.gather(listener, return_exceptions=True)
