@@ -45,7 +45,7 @@ def _settings(address: Address, pooler: Pooler, *, hot: bool) -> tuple[str, int 
     """Return the conninfo and the number of uses after which a statement is prepared."""
     if pooler.present:
         return address.conninfo, None
-    return (address.with_plans(), 1) if hot else (address.conninfo, 5)
+    return (address.with_plans(), 1) if hot else (address.conninfo, None)
 
 
 def _arguments(query: Query, parameters: Parameters) -> list[object]:
@@ -64,7 +64,7 @@ def _translated(error: psycopg.Error, query: Query) -> Exception:
 class Lane:
     """One connection on the event loop. Statements wait for each other; use several lanes for several concerns.
 
-    ``hot`` lanes prepare early and fix their plans; others let the server plan by the values.
+    ``hot`` lanes prepare early and fix their plans; on others the server plans every statement by its values.
     """
 
     def __init__(self, address: Address, pooler: Pooler, statements: Counter[str], *, hot: bool) -> None:

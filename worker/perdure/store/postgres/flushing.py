@@ -62,6 +62,8 @@ class Flush:
         """Write one batch; halve it when the database refuses it, until the bad commit is alone."""
         try:
             await self._write(items)
+        except errors.UniqueViolation:
+            await self.write(items)  # somebody terminated a run at this very moment; the next look sees it
         except _REFUSALS as error:
             if len(items) > 1:
                 middle = len(items) // 2

@@ -85,7 +85,9 @@ LEFT JOIN LATERAL (
 
 -- name: flush
 -- Many runs, one commit. The order that keeps it free of deadlocks: the worker's row, the rows of runs that change,
--- their turns, everything else. A turn that is there already takes nothing else of its commit with it.
+-- their turns, everything else. A turn that is there already takes nothing else of its commit with it. ON CONFLICT would
+-- find it too, but write a confirmation for every turn; a turn that appears between the look and the insert (somebody
+-- terminates the run) makes the statement fail as a whole, and the caller repeats it.
 -- Written as (x IN (SELECT …)) IS TRUE where a hashed look-up is wanted, because a join would be a nested loop.
 WITH fence AS MATERIALIZED (
     SELECT id, namespace, build FROM perdure.worker
@@ -113,8 +115,9 @@ WITH fence AS MATERIALIZED (
     WHERE a.ending IS NULL AND a.status IS NULL AND r.owner = fence.id
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events)
-    SELECT run_id, seq, events FROM mine WHERE seq IS NOT NULL
-    ON CONFLICT DO NOTHING
+    SELECT run_id, seq, events FROM mine
+    WHERE seq IS NOT NULL
+      AND NOT EXISTS (SELECT FROM perdure.history h WHERE h.run_id = mine.run_id AND h.seq = mine.seq)
     RETURNING run_id
 ), done AS MATERIALIZED (
     SELECT mine.*, ending IS NOT NULL AND (ending <> 2 OR mail = has_mail) AS ends

@@ -93,7 +93,7 @@ SELECT id, owner, key IS NOT NULL FROM target;
 -- name: resume
 WITH target AS MATERIALIZED (
     SELECT id, key, queue FROM perdure.run
-    WHERE namespace = :namespace::text AND instance = :instance::text AND closed_as = 0 AND state = 3
+    WHERE namespace = :namespace::text AND instance = :instance::text AND closed_as = 0 AND (state = 3) IS TRUE
     FOR NO KEY UPDATE
 ), freed AS (
     UPDATE perdure.run r

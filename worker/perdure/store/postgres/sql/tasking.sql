@@ -39,7 +39,8 @@ ORDER BY t.available_at, t.run_id, t.seq;
 
 -- name: finish_tasks
 -- Ends go to the inbox of their run, numbered by it like every message; failed attempts wait for their next one.
--- Runs are locked before their tasks, as in every flush.
+-- Runs are locked before their tasks, as in every flush. Written as (owner = …) IS TRUE because tasks are looked up by
+-- their key here: a plan made while nobody had tasks would go through all that anybody has.
 WITH fence AS MATERIALIZED (
     SELECT id FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
@@ -53,7 +54,7 @@ WITH fence AS MATERIALIZED (
     FOR NO KEY UPDATE OF r
 ), done AS (
     DELETE FROM perdure.task t USING fence, asked a
-    WHERE t.run_id = a.run_id AND t.seq = a.seq AND t.owner = fence.id
+    WHERE t.run_id = a.run_id AND t.seq = a.seq AND (t.owner = fence.id) IS TRUE
       AND (a.run_id IN (SELECT id FROM locked)) IS TRUE
     RETURNING t.run_id, a.body, a.place
 ), mailed AS (
@@ -75,7 +76,7 @@ WITH fence AS MATERIALIZED (
     FROM fence, unnest(
         :retry_runs::bigint[], :retry_seqs::integer[], :attempts::integer[], :delays::bigint[], :failures::bytea[]
     ) AS a (run_id, seq, attempt, delay, failure)
-    WHERE t.run_id = a.run_id AND t.seq = a.seq AND t.owner = fence.id
+    WHERE t.run_id = a.run_id AND t.seq = a.seq AND (t.owner = fence.id) IS TRUE
 )
 SELECT (SELECT array_agg(DISTINCT owner) FROM mailed WHERE owner IS NOT NULL),
        (SELECT array_agg(DISTINCT queue) FROM mailed WHERE owner IS NULL AND state = 0)
