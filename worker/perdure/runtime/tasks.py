@@ -39,10 +39,16 @@ class TaskLoop:
         self._answers: list[TaskResult] = []
         self._draining = False
         self._mine: set[tuple[int, int]] = set()
+        self._left_some = False
 
     def wake(self) -> None:
-        """Look for tasks now: somebody hinted, or a slot became free."""
+        """Look for tasks now: somebody hinted."""
         self._news.set()
+
+    def has_room(self) -> None:
+        """Look for tasks now if some were left for want of a slot."""
+        if self._left_some:
+            self._news.set()
 
     def drain(self) -> None:
         """Take no more tasks; answer those under way."""
@@ -66,6 +72,7 @@ class TaskLoop:
 
     async def _take(self) -> bool:
         limit = min(CLAIM, self._attempts.free())
+        self._left_some = limit <= 0
         if self._draining or limit <= 0:
             return False
         try:
@@ -75,7 +82,8 @@ class TaskLoop:
             return False
         for task in tasks:
             self._begin(task)
-        return len(tasks) == limit
+        self._left_some = len(tasks) == limit
+        return self._left_some
 
     def _begin(self, task: ClaimedTask) -> None:
         if task.name not in self._attempts.activities:

@@ -112,7 +112,7 @@ class Tenure:
             raise
         self.flusher = Flusher(charge.store, self._lease, self.lost.set)
         self._tasks = TaskLoop(charge.store, self._lease, self.attempts, TASK_POLL)
-        self.attempts.on_free = self._tasks.wake
+        self.attempts.on_free = self._tasks.has_room
         for loop in (self._recover_loop, self._claim_loop, self._inbox_loop, self._tasks.run):
             self._loops.append(asyncio.create_task(self._watched(loop), name=f"perdure {loop.__qualname__}"))
 
