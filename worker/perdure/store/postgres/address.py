@@ -5,7 +5,7 @@ What must not: open connections.
 """
 
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -50,7 +50,7 @@ class Address:
             if parts.scheme in {"postgresql", "postgres"}:
                 query = parse_qsl(parts.query, keep_blank_values=True)
                 pooler = dict(query).get(POOLER_PARAMETER, "false").lower() in {"true", "on", "yes", "1"}
-                rest = urlencode([(name, value) for name, value in query if name != POOLER_PARAMETER])
+                rest = urlencode([(name, value) for name, value in query if name != POOLER_PARAMETER], quote_via=quote)
                 dsn = urlunsplit(parts._replace(query=rest))
             known = conninfo_to_dict(dsn)
             conninfo = make_conninfo(dsn, **{name: value for name, value in _DEFAULTS.items() if name not in known})

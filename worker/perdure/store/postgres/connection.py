@@ -104,7 +104,7 @@ class Lane:
                         raise unavailable(self._address, error) from error
                 await asyncio.sleep(pause)
                 pause = min(LONGEST_PAUSE, pause * 2)
-                parameters = on_repeat() if on_repeat else parameters
+                parameters = parameters if on_repeat is None else on_repeat()
 
     async def close(self) -> None:
         """Close the connection; a later statement opens a new one."""

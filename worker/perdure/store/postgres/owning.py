@@ -35,33 +35,32 @@ class Claims:
         """Return up to ``limit`` rows; raise `LeaseLostError` when the lease is gone."""
         async with self._turn:
             while True:
-                again = lease.worker in self._unsettled
-                found = await self._settle(lease, limit)
-                if found or not again:
-                    return found
+                taken, settled = await self._ask(lease, limit)
+                if taken or not settled:
+                    return taken
 
-    async def _settle(self, lease: Lease, limit: int) -> list[Row]:
+    async def _ask(self, lease: Lease, limit: int) -> tuple[list[Row], bool]:
+        """Return what was taken, and whether the question was about an earlier claim only."""
         again = lease.worker in self._unsettled
         tag = self._unsettled.setdefault(lease.worker, secrets.randbits(63))
 
-        def ask(*, again: bool) -> Parameters:
-            return {
-                **fence(lease),
-                "claim": int8(tag),
-                "again": boolean(again),
-                "limit": int4(0 if again else limit),
-            }
+        def question() -> Parameters:
+            taking = 0 if again else limit
+            return {**fence(lease), "claim": int8(tag), "again": boolean(again), "limit": int4(taking)}
 
-        found = await self._lane.fetch(self._query, ask(again=again), on_repeat=lambda: ask(again=True))
-        taken = [row for row in found if row[0] is not None]
-        if not all(row[-1] for row in taken):
+        def repeated() -> Parameters:
+            nonlocal again
+            again = True
+            return question()
+
+        found = await self._lane.fetch(self._query, question(), on_repeat=repeated)
+        if not all(row[-1] for row in found if row[0] is not None):
             # The statement's snapshot was older than the rows that it locked: a younger one shows everything.
-            found = await self._lane.fetch(self._query, ask(again=True))
-            taken = [row for row in found if row[0] is not None]
+            found = await self._lane.fetch(self._query, repeated())
         del self._unsettled[lease.worker]
         if not found:
             raise lost(lease)
-        return taken
+        return [row for row in found if row[0] is not None], again
 
 
 async def claim_runs(claims: Claims, lease: Lease, limit: int) -> tuple[list[ClaimedRun], Unreadable, Hint]:

@@ -12,11 +12,24 @@ from perdure.model.events import Incoming, WorkflowExecutionCancelRequested, Wor
 from perdure.model.runs import Hint, NewRun, RunId, RunState, Started, WorkerId
 from perdure.store import records
 from perdure.store.postgres.arrays import Bytea, boolean, byteas, int4, int8, text
-from perdure.store.postgres.connection import Lane, Row
+from perdure.store.postgres.connection import Lane, Parameters, Row
 
 NOTHING = Hint()
 
 _encoder = msgspec.json.Encoder()
+
+
+class Repeated:
+    """Whether a lane had to run a statement again; `again` is its ``on_repeat``, with the same parameters."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._parameters = parameters
+        self.happened = False
+
+    def again(self) -> Parameters:
+        """Take note, and return the parameters."""
+        self.happened = True
+        return self._parameters
 
 
 async def start(lane: Lane, new: NewRun) -> tuple[Started, Hint]:
@@ -77,13 +90,16 @@ async def terminate(lane: Lane, namespace: str, instance: str, reason: str) -> t
         "outcome": Bytea(records.encode_outcome(event)),
         "event": Bytea(_encoder.encode(event)),
     }
+    repeated = Repeated(parameters)
     rows: list[Row]
     while True:
         try:
-            rows = await lane.fetch("terminate", parameters)
+            rows = await lane.fetch("terminate", parameters, on_repeat=repeated.again)
             break
         except errors.UniqueViolation:
             continue  # the owner recorded a turn at the same place in the same moment; the next try comes after it
+    if not rows and repeated.happened:
+        rows = await lane.fetch("terminated", parameters)  # by the try whose answer was lost
     if not rows:
         return None, NOTHING
     run_id, owner, changed = rows[0]
@@ -93,7 +109,11 @@ async def terminate(lane: Lane, namespace: str, instance: str, reason: str) -> t
 
 async def resume(lane: Lane, namespace: str, instance: str) -> tuple[RunId | None, Hint]:
     """Make a held run ready again."""
-    rows = await lane.fetch("resume", {"namespace": text(namespace), "instance": text(instance)})
+    parameters = {"namespace": text(namespace), "instance": text(instance)}
+    repeated = Repeated(parameters)
+    rows = await lane.fetch("resume", parameters, on_repeat=repeated.again)
+    if not rows and repeated.happened:
+        rows = await lane.fetch("resumed", parameters)  # by the try whose answer was lost
     if not rows:
         return None, NOTHING
     run_id, queue, changed = rows[0]

@@ -90,6 +90,12 @@ WITH target AS MATERIALIZED (
 )
 SELECT id, owner, key IS NOT NULL FROM target;
 
+-- name: terminated
+SELECT id, NULL::bigint, key IS NOT NULL FROM perdure.run
+WHERE namespace = :namespace::text AND instance = :instance::text AND state = 13 AND outcome = :outcome::bytea
+ORDER BY id DESC
+LIMIT 1;
+
 -- name: resume
 WITH target AS MATERIALIZED (
     SELECT id, key, queue FROM perdure.run
@@ -104,6 +110,10 @@ WITH target AS MATERIALIZED (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM target WHERE key IS NOT NULL
 )
 SELECT id, queue, key IS NOT NULL FROM target;
+
+-- name: resumed
+SELECT id, queue, key IS NOT NULL FROM perdure.run
+WHERE namespace = :namespace::text AND instance = :instance::text AND closed_as = 0 AND state <> 3;
 
 -- name: notify
 SELECT count(pg_notify('perdure', payload)) FROM unnest(:payloads::text[]) AS p (payload);
