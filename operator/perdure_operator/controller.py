@@ -1,0 +1,261 @@
+"""From objects to runs: what was seen is queued by UID, looked up in batches and acted on.
+
+What lives here: `Controller`, which carries out what `reconcile` decides. What must not: kopf, the API server, what a
+status says. `handlers` and `sync` hand in what they see; statuses go to `writer`.
+
+One batch is under way at a time, and within it runs are cancelled before others are started: a message goes to the open
+run of a name, so a name must not change hands in between.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from perdure.client import FullStore
+from perdure.errors import ManifestError, PayloadError, StoreError
+from perdure.manifest import WorkflowInstance, parse
+from perdure.model.events import WorkflowExecutionCancelRequested, WorkflowExecutionStarted
+from perdure.model.runs import Hint, RunSummary
+
+from .abandoned import Abandoned
+from .database import Database
+from .objects import Objects
+from .reconcile import (
+    Action,
+    Cancel,
+    DeletionPolicy,
+    Start,
+    decide,
+    decide_gone,
+    may_be_untouched,
+)
+from .status import Refusal, project
+from .writer import StatusWriter
+
+logger = logging.getLogger("perdure.operator")
+
+BATCH = 100
+UNTOUCHED_AFTER = 2.0
+"""Seconds that a worker has to take up a cancellation before a run without any history of its own is closed."""
+NAME_RETRY = 5.0
+LONGEST_PAUSE = 10.0
+
+
+@dataclass(slots=True)
+class Job:
+    """One object to look at. Without ``instance`` it is gone, or ``invalid`` says why it cannot be read."""
+
+    uid: str
+    namespace: str
+    name: str
+    generation: int = 0
+    instance: WorkflowInstance | None = None
+    invalid: str = ""
+    policy: DeletionPolicy = DeletionPolicy.CANCEL
+    refusal: Refusal | None = None
+    actions: tuple[Action, ...] = field(default=())
+
+    @property
+    def gone(self) -> bool:
+        """Whether there is no object any more."""
+        return self.instance is None and not self.invalid
+
+
+class Controller:
+    """Acts on objects that are new, changed or gone."""
+
+    def __init__(self, database: Database, objects: Objects, writer: StatusWriter, abandoned: Abandoned) -> None:
+        self._database = database
+        self.abandoned = abandoned
+        self._objects = objects
+        self._writer = writer
+        self._jobs: dict[str, Job] = {}
+        self._news = asyncio.Event()
+        self._waiting: dict[tuple[str, str], Job] = {}
+        self._timers: set[asyncio.TimerHandle] = set()
+        self.idle = asyncio.Event()
+
+    def see(self, body: Mapping[str, Any]) -> None:
+        """Take an object as the API server has it."""
+        if self._objects.see(body):
+            job = _job(body)
+            queued = self._jobs.get(job.uid)
+            if queued is None or queued.generation <= job.generation:
+                self._enqueue(job)
+
+    def see_gone(self, uid: str, namespace: str, name: str) -> None:
+        """Take note that there is no object of this UID any more."""
+        known = self._objects.remove(uid)
+        self._writer.forget(uid)
+        policy = known.policy if known is not None else DeletionPolicy.CANCEL
+        if policy is DeletionPolicy.ABANDON:
+            self.abandoned.add(uid)
+        elif uid in self.abandoned:
+            policy = DeletionPolicy.ABANDON
+        waiting = self._waiting.get((namespace, name))
+        if waiting is not None and waiting.uid == uid:
+            del self._waiting[namespace, name]
+        self._enqueue(Job(uid, namespace, name, policy=policy))
+
+    def name_is_free(self, namespace: str, name: str) -> None:
+        """Take note that no run of this name is open any more."""
+        waiting = self._waiting.pop((namespace, name), None)
+        if waiting is not None and waiting.uid not in self._jobs:
+            self._enqueue(waiting)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        failures = 0
+        try:
+            while True:
+                if not self._jobs:
+                    self.idle.set()
+                await self._news.wait()
+                batch = self._take()
+                try:
+                    await self._work(batch)
+                    failures = 0
+                    continue
+                except StoreError as error:
+                    self._database.failed(error)
+                    logger.warning("%d objects wait for the database: %s", len(self._jobs) + len(batch), error)
+                    self._refuse(batch, Refusal("StoreUnavailable", str(error)))
+                except Exception:  # whatever it is, the operator goes on with the other objects
+                    logger.exception("reconciling %s failed", ", ".join(job.name for job in batch))
+                for job in batch:
+                    self._jobs.setdefault(job.uid, job)
+                self._news.set()
+                failures += 1
+                await asyncio.sleep(min(LONGEST_PAUSE, 0.25 * 2**failures))
+        finally:
+            for timer in self._timers:
+                timer.cancel()
+
+    def _enqueue(self, job: Job) -> None:
+        self._jobs[job.uid] = job
+        self.idle.clear()
+        self._news.set()
+
+    def _take(self) -> list[Job]:
+        chosen = list(self._jobs)[:BATCH]
+        batch = [self._jobs.pop(uid) for uid in chosen]
+        if not self._jobs:
+            self._news.clear()
+        return batch
+
+    async def _work(self, batch: Sequence[Job]) -> None:
+        store = await self._database.store()
+        runs = {run.key: run for run in await store.by_key([job.uid for job in batch])}
+        for job in batch:
+            job.actions, job.refusal = self._decide(job, runs.get(job.uid)), None
+        for job in batch:
+            await self._end(store, job, runs.get(job.uid))
+        started = [job for job in batch if Start() in job.actions]
+        await asyncio.gather(*(self._start(store, job) for job in started))
+        if started:
+            runs.update({run.key: run for run in await store.by_key([job.uid for job in started])})
+        self._database.answered()
+        for job in batch:
+            run = runs.get(job.uid)
+            if run is None and Start() in job.actions and job.refusal is None:
+                self._wait_for_name(job)
+            elif run is not None and Start() in job.actions:
+                await self._end(store, job, run)
+            self._report(job, run)
+
+    def _decide(self, job: Job, run: RunSummary | None) -> tuple[Action, ...]:
+        if job.instance is not None:
+            known = self._objects.get(job.uid)
+            return decide(job.instance, run, finished=known is not None and known.finished)
+        return decide_gone(run, job.policy) if job.gone else ()
+
+    # Doing it
+
+    async def _start(self, store: FullStore, job: Job) -> None:
+        assert job.instance is not None
+        try:
+            new = job.instance.new_run(job.namespace)
+            started = await store.start(new)
+        except PayloadError as error:
+            job.refusal = Refusal("InvalidSpec", str(error), stalled=True)
+            return
+        if started.created:
+            store.hint(Hint(queues=frozenset({new.queue})))
+            logger.info("%s/%s started as run %d", job.namespace, job.name, started.run_id)
+
+    async def _end(self, store: FullStore, job: Job, run: RunSummary | None) -> None:
+        """Cancel or close the run, if that is among the actions."""
+        for action in job.actions:
+            if run is None or isinstance(action, Start):
+                continue
+            if isinstance(action, Cancel):
+                event = WorkflowExecutionCancelRequested(action.reason)
+                await store.deliver(run.namespace, run.id, event)
+                logger.info("%s/%s is asked to cancel: %s", run.namespace, run.id, action.reason)
+                if may_be_untouched(run):
+                    self._later(UNTOUCHED_AFTER, lambda: self._again(job))
+                continue
+            if await _is_untouched(store, run):
+                await store.terminate(run.namespace, run.id, f"cancelled before any of its code ran: {action.reason}")
+                logger.info("%s/%s is closed; no worker had taken it", run.namespace, run.id)
+
+    def _wait_for_name(self, job: Job) -> None:
+        job.refusal = Refusal(
+            "PreviousRunClosing",
+            f"a run of an earlier {job.name} is still open; this one starts when that run has closed "
+            f"(`perdure describe {job.name}` shows it, `perdure terminate {job.name}` ends it)",
+        )
+        self._waiting[job.namespace, job.name] = job
+        self._later(NAME_RETRY, lambda: self.name_is_free(job.namespace, job.name))
+
+    # Telling
+
+    def _report(self, job: Job, run: RunSummary | None) -> None:
+        known = self._objects.get(job.uid)
+        if known is None or job.gone:
+            return
+        if job.invalid:
+            job.refusal = Refusal("InvalidSpec", job.invalid, stalled=True)
+        known.generation = max(known.generation, job.generation)
+        known.deleting = bool(job.instance and job.instance.deleting)
+        known.refusal = job.refusal
+        if run is not None or job.refusal is not None:
+            self._writer.put(job.uid, project(run, known.generation, job.refusal))
+
+    def _refuse(self, batch: Sequence[Job], refusal: Refusal) -> None:
+        """Tell those that have no status yet why nothing happens; others keep the one that they have."""
+        for job in batch:
+            known = self._objects.get(job.uid)
+            if known is not None and not job.gone and "runId" not in known.status():
+                self._writer.put(job.uid, project(None, job.generation, refusal))
+
+    # Later
+
+    def _again(self, job: Job) -> None:
+        if job.uid not in self._jobs:
+            self._enqueue(job)
+
+    def _later(self, delay: float, call: Callable[[], None]) -> None:
+        def due() -> None:
+            self._timers.discard(timer)
+            call()
+
+        timer = asyncio.get_running_loop().call_later(delay, due)
+        self._timers.add(timer)
+
+
+async def _is_untouched(store: FullStore, run: RunSummary) -> bool:
+    """Tell whether no workflow code has run yet: nothing is recorded but the start."""
+    return all(isinstance(event.event, WorkflowExecutionStarted) for event in await store.history(run.run_id))
+
+
+def _job(body: Mapping[str, Any]) -> Job:
+    metadata = body["metadata"]
+    job = Job(metadata["uid"], metadata["namespace"], metadata["name"], metadata.get("generation", 0))
+    try:
+        job.instance = parse(body)
+    except ManifestError as error:
+        job.invalid = str(error)
+    return job

@@ -1,0 +1,56 @@
+"""The store, opened when it can be reached.
+
+What lives here: `Database`. What must not: statements. An operator starts, and stays, whether or not the database is
+there; whoever needs the store asks for it each time and gets it or the error that says why not.
+"""
+
+import asyncio
+import time
+
+from perdure.client import FullStore, open_store
+from perdure.errors import StoreError
+
+
+class Database:
+    """One store for the whole process, over all namespaces."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._store: FullStore | None = None
+        self._opening = asyncio.Lock()
+        self.reached_at: float | None = None
+        self.trouble = "not connected yet"
+
+    async def store(self) -> FullStore:
+        """Return the store; raise `StoreError` when it cannot be opened."""
+        async with self._opening:
+            if self._store is None:
+                try:
+                    self._store = await open_store(self._url)
+                except StoreError as error:
+                    self.failed(error)
+                    raise
+            return self._store
+
+    async def probe(self) -> None:
+        """Find out whether the database answers."""
+        try:
+            store = await self.store()
+            await store.summaries([])
+        except StoreError as error:
+            self.failed(error)
+        else:
+            self.answered()
+
+    def answered(self) -> None:
+        """Take note that the database did what it was asked."""
+        self.reached_at, self.trouble = time.monotonic(), ""
+
+    def failed(self, error: StoreError) -> None:
+        """Take note that it did not."""
+        self.trouble = str(error)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._store is not None:
+            await self._store.close()

@@ -1,0 +1,192 @@
+"""The operator as a program: candidacy, terms, probes, signals.
+
+What lives here: `run` and the wiring of all parts. What must not: decisions. The command line and ``python -m
+perdure_operator`` call it.
+
+A process is a candidate for its whole life and leads for a term at a time. A term has everything that acts: the watch,
+the controller, the writer, the loops between database and objects; when the Lease is lost, all of it ends, writer
+included, and the process stands by again. Nothing is carried over from one term to the next, since everything can be
+read again.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .cluster import Cluster
+from .comparison import Comparison
+from .controller import Controller
+from .database import Database
+from .handlers import Watch, WatchEndedError
+from .health import Health, every, late
+from .leader import Election
+from .objects import Objects
+from .pods import VanishedWorkers
+from .settings import Settings
+from .sync import Sync
+from .writer import StatusWriter
+
+logger = logging.getLogger("perdure.operator")
+
+PROBE = 5.0
+"""Seconds between two looks at whether the database can be reached; it counts as away after three."""
+SILENCE = 60.0
+"""Seconds without a sign of life of the watch after which the process should be restarted."""
+
+
+class TermOverError(Exception):
+    """Control flow: this process does not lead any more."""
+
+
+class Operator:
+    """One operator process."""
+
+    def __init__(self, settings: Settings, cluster: Cluster) -> None:
+        self._settings = settings
+        self._cluster = cluster
+        self._database = Database(settings.url)
+        self._election = Election(cluster, settings)
+        self._term: Term | None = None
+
+    async def run(self) -> None:
+        """Stand for election and lead, over and over, until cancelled or until a term ends by an error."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                helpers = [group.create_task(every(PROBE, self._database.probe), name="database probe")]
+                if self._settings.health:
+                    health = Health(self._settings.health, self._dead, self._unready, self._role)
+                    helpers.append(group.create_task(health.run(), name="health"))
+                await self._candidacy()
+        finally:
+            await self._election.release()
+            await self._database.close()
+
+    async def _candidacy(self) -> None:
+        while True:
+            await self._election.win()
+            self._term = Term(self._settings, self._cluster, self._database, self._election)
+            try:
+                await self._term.run()
+            except* TermOverError:
+                pass  # stand by again
+            finally:
+                self._term = None
+
+    def _role(self) -> str:
+        return "leader" if self._election.leading else "standby"
+
+    def _dead(self) -> dict[str, str]:
+        silent = self._term is not None and self._term.watch.silence() > SILENCE
+        return {"watch": f"no sign of life for {SILENCE:g} s"} if silent else {}
+
+    def _unready(self) -> dict[str, str]:
+        wrong = self._dead()
+        if late(self._database.reached_at, 3 * PROBE):
+            wrong["database"] = self._database.trouble or "no answer"
+        if late(self._election.reached_at, self._settings.lease):
+            wrong["api server"] = self._election.trouble or "no answer"
+        if self._term is not None and self._term.writer.trouble:
+            wrong["status"] = self._term.writer.trouble
+        return wrong
+
+
+class Term:
+    """Everything that acts while this process leads."""
+
+    def __init__(self, settings: Settings, cluster: Cluster, database: Database, election: Election) -> None:
+        objects = Objects()
+        self._settings = settings
+        self._cluster = cluster
+        self._election = election
+        self.writer = StatusWriter(cluster, objects, election, settings)
+        self._controller = Controller(database, objects, self.writer, election.abandoned)
+        self._sync = Sync(cluster, database, objects, self._controller, self.writer, settings)
+        self._comparison = Comparison(cluster, database, objects, self._controller, self.writer, settings)
+        self._workers = VanishedWorkers(database)
+        self.watch = Watch(self, settings.namespaces, pods=False)
+
+    async def run(self) -> None:
+        """Lead until the Lease is lost; raise what ends it, in a group."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._hold(), name="lease")
+            group.create_task(self.writer.run(), name="writer")
+            group.create_task(self._controller.run(), name="controller")
+            group.create_task(self._workers.run(), name="vanished workers")
+            await self._comparison.list()
+            pods = await self._cluster.may_watch_pods(self._settings.namespaces)
+            if not pods:
+                logger.warning(
+                    "pods may not be listed: the runs of a worker that vanishes wait for the end of its lease"
+                )
+            self.watch = Watch(self, self._settings.namespaces, pods=pods)
+            group.create_task(self.watch.run(), name="watch")
+            group.create_task(self._sync.run(), name="status changes")
+            group.create_task(self._comparison.run(), name="comparison")
+
+    async def _hold(self) -> None:
+        await self._election.hold()
+        raise TermOverError
+
+    def instance(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """Take a WorkflowInstance that the watch has seen."""
+        if deleted:
+            metadata = body["metadata"]
+            self._controller.see_gone(metadata["uid"], metadata["namespace"], metadata["name"])
+        else:
+            self._controller.see(body)
+
+    def pod(self, body: Mapping[str, Any], *, deleted: bool) -> None:
+        """Take a worker's pod that the watch has seen."""
+        self._workers.see(body, deleted=deleted)
+
+
+async def serve(settings: Settings) -> None:
+    """Run an operator until SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    async with Cluster(settings.connections + 4) as cluster:
+        try:
+            await Operator(settings, cluster).run()
+        except asyncio.CancelledError:
+            logger.info("stopped by a signal")
+
+
+def run(url: str, *, namespaces: Sequence[str] | None = None) -> None:
+    """Run the operator until it is told to stop; ``namespaces`` None means all.
+
+    What is not given comes from the environment (see `settings.Settings.read`). Raises `WatchEndedError` when the watch
+    fails for good and `RequestError` for settings that cannot be read; whoever started the process starts it again.
+    """
+    settings = Settings.read(url, namespaces, os.environ)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("kopf", "kopf.objects"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns that it does not handle signals in its thread; this process does.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(settings))
+    except* WatchEndedError as group:
+        raise _first(group) from group
+
+
+def _first(group: BaseExceptionGroup[WatchEndedError]) -> WatchEndedError:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, WatchEndedError)
+    return found
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        return None  # the loop of the standard library does as well
+    return uvloop.new_event_loop

@@ -1,0 +1,186 @@
+"""The operator as a real process between a real API server and a real PostgreSQL.
+
+`Stage` has the three ends that a test pulls at: objects, the database and processes. The operator has the rights of a
+service account with exactly what it needs and no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.cli import ROOT, Cli, WorkerProgram, eventually
+from tests.support.instances import Instances
+from tests.support.kubernetes import ControlPlane
+
+LEASE = "3"
+WORKFLOWS = "tests.operator.workflows"
+RULES = [
+    {"apiGroups": ["perdure.dev"], "resources": ["workflowinstances"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": ["perdure.dev"], "resources": ["workflowinstances/status"], "verbs": ["patch"]},
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+]
+
+
+class OperatorProgram:
+    """A running operator; what it says is in `log`."""
+
+    def __init__(self, stage: Stage, log: Path, url: str) -> None:
+        self.log = log
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("PERDURE_", "KUBE"))},
+            "KUBECONFIG": str(stage.kubeconfig),
+            "PERDURE_OPERATOR_LEASE_NAMESPACE": stage.namespace,
+            "PERDURE_OPERATOR_LEASE_SECONDS": LEASE,
+            "PERDURE_OPERATOR_RESYNC_SECONDS": "5",
+            "PERDURE_OPERATOR_HEALTH": "127.0.0.1:0",
+            "PERDURE_URL": url,
+        }
+        command = [sys.executable, "-X", "dev", "-m", "perdure_operator", "--watch", stage.namespace]
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def until(self, pattern: str, times: int = 1) -> list[str]:
+        """Wait until the log has `pattern` so many times; return what was matched."""
+
+        def look() -> list[str]:
+            found = re.findall(pattern, self.text())
+            assert len(found) >= times or self.process.poll() is None, f"the operator ended:\n{self.text()}"
+            return found if len(found) >= times else []
+
+        return eventually(look, f"{pattern!r} in the log of an operator")
+
+    def until_it_leads(self, times: int = 1) -> None:
+        self.until(" leads ", times)
+
+    def kill(self) -> None:
+        """End it without a warning."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """Ask it to end and return its exit code."""
+        self.process.terminate()
+        return self.process.wait(30)
+
+    def probe(self, path: str) -> tuple[int, dict[str, Any]]:
+        port = self.until(r"on port (\d+)")[0]
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, json.load(refused)
+
+
+class Stage:
+    """One namespace of the cluster, one database, and the processes between them."""
+
+    def __init__(self, plane: ControlPlane, namespace: str, url: str, folder: Path) -> None:
+        self.plane = plane
+        self.namespace = namespace
+        self.url = url
+        self.folder = folder
+        self.instances = Instances(plane, namespace)
+        self.cli = Cli(url, folder)
+        self.cli.environment["PERDURE_NAMESPACE"] = namespace
+        self.kubeconfig = self._account()
+        self._operators: list[OperatorProgram] = []
+
+    @contextmanager
+    def operator(self, *, url: str | None = None) -> Iterator[OperatorProgram]:
+        """Lend an operator; it is killed at the end if it still runs."""
+        log = self.folder / f"operator-{len(self._operators) + 1}.log"
+        operator = OperatorProgram(self, log, url or self.url)
+        self._operators.append(operator)
+        try:
+            yield operator
+        except BaseException:
+            print(f"--- {operator.log.name} ---\n{operator.text()}")
+            raise
+        finally:
+            operator.kill()
+
+    def worker(self, *options: str, modules: tuple[str, ...] = (WORKFLOWS,)) -> AbstractContextManager[WorkerProgram]:
+        """Lend a worker."""
+        return self.cli.worker("--namespace", self.namespace, *options, modules=modules)
+
+    # Objects
+
+    def apply(self, name: str, workflow: str, input: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:  # noqa: A002  # the word of the spec
+        """Create an object as kubectl would."""
+        return self.instances.create_order(name, workflow=workflow, **({"input": input} if input else {}), **spec)
+
+    def delete(self, name: str) -> None:
+        path = f"/apis/perdure.dev/v1/namespaces/{self.namespace}/workflowinstances/{name}"
+        assert self.plane.request("DELETE", path).status == 200
+
+    def status(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.instances.read(name).get("status", {})
+        return found
+
+    def until(self, name: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Wait until `holds` is true of the status, and return it."""
+
+        def look() -> dict[str, Any]:
+            # 143 and -9: the test itself ended it.
+            codes = [operator.process.poll() for operator in self._operators]
+            assert 1 not in codes, "an operator failed"
+            with contextlib.suppress(ConnectionError):
+                seen = self.status(name)
+                return seen if seen and holds(seen) else {}
+            return {}
+
+        return eventually(look, f"the status of {name}")
+
+    def until_phase(self, name: str, phase: str) -> dict[str, Any]:
+        return self.until(name, lambda status: status.get("phase") == phase)
+
+    def writes(self, name: str) -> int:
+        """Return how often the status of an object was written."""
+        return len(self.plane.audit_entries("patch", "status", namespace=self.namespace, name=name))
+
+    # Runs
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Return every run of the namespace."""
+        return self.cli.json("list", "--limit", "1000")
+
+    def until_run(self, name: str, phase: str) -> dict[str, Any]:
+        """Wait until the newest run of this id is in this phase."""
+        eventually(lambda: any(run["id"] == name for run in self.runs()), f"a run of {name}")
+        return self.cli.until(name, lambda run: run["phase"] == phase)
+
+    def _account(self) -> Path:
+        kubectl = ("-n", self.namespace)
+        self.plane.kubectl(*kubectl, "create", "serviceaccount", "operator")
+        role = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": {"name": "operator", "namespace": self.namespace},
+            "rules": RULES,
+        }
+        path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{self.namespace}/roles"
+        assert self.plane.request("POST", path, role).status == 201
+        subject = f"--serviceaccount={self.namespace}:operator"
+        self.plane.kubectl(*kubectl, "create", "rolebinding", "operator", "--role=operator", subject)
+        return self.plane.kubeconfig_for("operator", self.namespace)
+
+
+def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return the condition of this type; empty if there is none."""
+    return next((each for each in status.get("conditions", ()) if each["type"] == kind), {})
