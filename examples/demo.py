@@ -178,9 +178,8 @@ async def takeover(stage: Stage, watch: Watch, run: RunSummary) -> tuple[str, st
     )
     for step in steps_of(watch.events).values():
         if step.outcome is Outcome.UNDER_WAY:
-            say(
-                f"{step.name}{arguments(step.scheduled.input, 40)} was under way and is tried again; what is recorded is not"
-            )
+            call = f"{step.name}{arguments(step.scheduled.input, 40)}"
+            say(f"{call} was under way and is tried again; what is recorded is not")
     return killed, run.worker or ""
 
 

@@ -96,12 +96,11 @@ class Target:
         if not self.url:
             message = "no database is named: pass --url or set PERDURE_URL, such as postgresql://user@host/database"
             raise RequestError(message)
-        scheme = self.url.partition("://")[0]
-        if scheme not in ("postgresql", "postgres"):
-            message = (
-                f"the command line works on PostgreSQL, not on {scheme + '://' if '://' in self.url else self.url!r}; "
-                "write --url postgresql://user@host/database"
-            )
+        scheme, separator, _ = self.url.partition("://")
+        if scheme not in ("postgresql", "postgres") or not separator:
+            # Without a scheme nobody can tell which part is a password: none of it is shown.
+            found = f"{scheme}://" if separator else "a URL without a scheme"
+            message = f"the command line works on PostgreSQL, not on {found}; write postgresql://user@host/database"
             raise RequestError(message)
         return self.url
 
