@@ -67,8 +67,8 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Target:
-    """Which workflows a command is about."""
+class Database:
+    """Where the workflows are."""
 
     url: Annotated[
         str | None,
@@ -79,19 +79,8 @@ class Target:
             show_default=False,
         ),
     ] = None
-    namespace: Annotated[
-        str | None,
-        typer.Option(
-            "--namespace",
-            "-n",
-            envvar="PERDURE_NAMESPACE",
-            help="The tenant; `default` when nothing is said.",
-            metavar="NAME",
-            show_default=False,
-        ),
-    ] = None
 
-    def database(self) -> str:
+    def checked_url(self) -> str:
         """Return the URL; raise `RequestError` when there is none or other processes cannot reach what it names."""
         if not self.url:
             message = "no database is named: pass --url or set PERDURE_URL, such as postgresql://user@host/database"
@@ -104,9 +93,26 @@ class Target:
             raise RequestError(message)
         return self.url
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target(Database):
+    """Which workflows a command is about."""
+
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            "--namespace",
+            "-n",
+            envvar="PERDURE_NAMESPACE",
+            help="The tenant; `default` when nothing is said.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None
+
     def client(self, namespace: str | None = None) -> Client:
         """Return a client for ``async with``; ``namespace`` is that of a document, where it names one."""
-        return Client.connect(self.database(), namespace=namespace or self.namespace)
+        return Client.connect(self.checked_url(), namespace=namespace or self.namespace)
 
 
 InstanceId = Annotated[str, typer.Argument(metavar="ID", help="The id of the workflow instance.", show_default=False)]

@@ -13,17 +13,17 @@ from typing import Annotated
 import typer
 
 from perdure.cli import output
-from perdure.cli.options import Target, flattened
+from perdure.cli.options import Database, flattened
 from perdure.errors import RequestError
 
 
 @flattened
-def migrate(target: Target) -> None:
+def migrate(database: Database) -> None:
     """Bring the database schema up to this release. Safe to repeat, and safe while workers run."""
     from perdure.store.postgres.migrate import migrate as apply_migrations
     from perdure.store.postgres.migrate import required_version
 
-    applied = apply_migrations(target.database())
+    applied = apply_migrations(database.checked_url())
     now = required_version()
     if applied:
         before = int(applied[0].partition("_")[0]) - 1
@@ -40,17 +40,27 @@ def version() -> None:
 
 @flattened
 def operator(
-    target: Target,
+    database: Database,
     namespaces: Annotated[
         list[str] | None,
-        typer.Option("--watch", metavar="NAMESPACE", help="Serve this namespace only; repeatable. Default: all."),
+        typer.Option(
+            "--namespace",
+            "-n",
+            metavar="NAME",
+            help="Serve this Kubernetes namespace only; repeatable. Default: PERDURE_WATCH_NAMESPACES, or all.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Run the Kubernetes operator: WorkflowInstance objects in, their status out."""
+    """Run the Kubernetes operator: WorkflowInstance objects in, their status out.
+
+    In a pod it finds the cluster by itself, elsewhere by KUBECONFIG. Of several operators one is active, the others
+    stand by. PERDURE_OPERATOR_HEALTH=HOST:PORT serves /healthz and /readyz.
+    """
     try:
         # By name: the operator stands on top of this library and may see it, never the other way round.
         program = importlib.import_module("perdure_operator.main")
     except ImportError as error:
         message = f"the operator is not installed ({error}): pip install 'perdure[operator]'"
         raise RequestError(message) from None
-    program.run(target.database(), namespaces=namespaces)
+    program.run(database.checked_url(), namespaces=namespaces)

@@ -56,9 +56,15 @@ class WorkerOptions:
     ] = None
     name: Annotated[
         str | None,
-        typer.Option(help="What people call this worker; its processes share it. Default: host and process."),
+        typer.Option(
+            envvar="POD_NAME",
+            help="What people call this worker; its processes share it. Default: host and process.",
+            show_default=False,
+        ),
     ] = None
-    build_id: Annotated[str | None, typer.Option(help="What the code is called. Default: a fingerprint of it.")] = None
+    build_id: Annotated[
+        str | None, typer.Option(help="What the code is called. Default: a fingerprint of it.", show_default=False)
+    ] = None
     log_format: Annotated[logs.LogFormat, typer.Option(help="Log records as text or as JSON.")] = logs.LogFormat.TEXT
 
 
@@ -89,7 +95,7 @@ def worker(
     address = _address(options.health_port)
     service = Service(
         modules=tuple(modules),
-        url=target.database(),
+        url=target.checked_url(),
         namespace=target.namespace or DEFAULT_NAMESPACE,
         queues=tuple(options.queues or ("default",)),
         name=options.name,
