@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 
 from perdure.store.postgres.migrate import migrate
@@ -175,6 +176,15 @@ def test_a_worker_waits_for_its_database_and_its_health_says_so(tmp_path: Path) 
             cli.out("start", "greet", "--wait")
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_schema_that_is_damaged_ends_the_worker_with_4(cli: Cli, processes: str) -> None:
+    with psycopg.connect(cli.url, autocommit=True) as connection:
+        connection.execute("DROP TABLE perdure.worker CASCADE")
+    with cli.worker("--processes", processes) as worker:
+        assert worker.exit_code() == 4
+        assert "run `perdure migrate`" in worker.text()
 
 
 def test_a_port_that_is_taken_is_named(cli: Cli) -> None:

@@ -101,6 +101,8 @@ class Worker:
         )
         self._client.hints.add(self._on_hint)
         self._service = asyncio.create_task(self._serve(charge), name=f"perdure worker {self.name}")
+        # Whoever waits for the end of this worker must not wait for ever when an error has ended it.
+        self._service.add_done_callback(lambda _: self._stopping.set())
         return self
 
     async def __aexit__(
