@@ -38,7 +38,7 @@ class OperatorProgram:
 
     def __init__(self, stage: Stage, log: Path, url: str) -> None:
         self.log = log
-        environment = {
+        self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PERDURE_", "KUBE"))},
             "KUBECONFIG": str(stage.kubeconfig),
             "PERDURE_OPERATOR_LEASE_NAMESPACE": stage.namespace,
@@ -47,9 +47,14 @@ class OperatorProgram:
             "PERDURE_OPERATOR_HEALTH": "127.0.0.1:0",
             "PERDURE_URL": url,
         }
-        command = [sys.executable, "-X", "dev", "-m", "perdure_operator", "--watch", stage.namespace]
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+        self._command = [sys.executable, "-m", "perdure_operator", "--watch", stage.namespace]
+        self._start()
+
+    def _start(self) -> None:
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                self._command, cwd=ROOT, env=self._environment, stdout=output, stderr=output
+            )
 
     def text(self) -> str:
         return self.log.read_text()
@@ -66,6 +71,11 @@ class OperatorProgram:
 
     def until_it_leads(self, times: int = 1) -> None:
         self.until(" leads ", times)
+
+    def restart(self) -> None:
+        """Kill it and start it again, with an empty log."""
+        self.kill()
+        self._start()
 
     def kill(self) -> None:
         """End it without a warning."""
@@ -99,14 +109,14 @@ class Stage:
         self.cli = Cli(url, folder)
         self.cli.environment["PERDURE_NAMESPACE"] = namespace
         self.kubeconfig = self._account()
-        self._operators: list[OperatorProgram] = []
+        self.operators: list[OperatorProgram] = []
 
     @contextmanager
     def operator(self, *, url: str | None = None) -> Iterator[OperatorProgram]:
         """Lend an operator; it is killed at the end if it still runs."""
-        log = self.folder / f"operator-{len(self._operators) + 1}.log"
+        log = self.folder / f"operator-{len(self.operators) + 1}.log"
         operator = OperatorProgram(self, log, url or self.url)
-        self._operators.append(operator)
+        self.operators.append(operator)
         try:
             yield operator
         except BaseException:
@@ -114,6 +124,15 @@ class Stage:
             raise
         finally:
             operator.kill()
+
+    def restart_operator(self) -> None:
+        """Kill the operator of the test and wait until it leads again, by another process."""
+        self.operators[-1].restart()
+        self.operators[-1].until_it_leads()
+
+    def until_the_lease_says(self, words: str) -> None:
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases/perdure-operator"
+        eventually(lambda: words in json.dumps(self.plane.request("GET", path).body), f"{words} on the Lease")
 
     def worker(self, *options: str, modules: tuple[str, ...] = (WORKFLOWS,)) -> AbstractContextManager[WorkerProgram]:
         """Lend a worker."""
@@ -138,7 +157,7 @@ class Stage:
 
         def look() -> dict[str, Any]:
             # 143 and -9: the test itself ended it.
-            codes = [operator.process.poll() for operator in self._operators]
+            codes = [operator.process.poll() for operator in self.operators]
             assert 1 not in codes, "an operator failed"
             with contextlib.suppress(ConnectionError):
                 seen = self.status(name)

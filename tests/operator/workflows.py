@@ -10,7 +10,7 @@ from perdure import activity, workflow
 @activity.define(timeout=120)
 async def pass_gate(name: str) -> str:
     gate = Path(os.environ["PERDURE_SAMPLES"]) / name
-    while not gate.exists():
+    while not gate.exists():  # noqa: ASYNC110  # the test that opens the gate is another process
         await asyncio.sleep(0.02)
     return name
 
@@ -40,6 +40,14 @@ async def approval() -> str:
         return await workflow.signal("approve", str).receive()
     finally:
         await note("cleaned up")
+
+
+@workflow.define
+async def reluctant(gate: str) -> str:
+    try:
+        return await workflow.signal("approve", str).receive()
+    finally:
+        await pass_gate(gate)
 
 
 @workflow.define
