@@ -1,0 +1,314 @@
+"""The races that the statements are written for, stopped in the middle by locks instead of hoped for."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+
+from perdure.model.runs import NewTask, Park, Release, RunState, TaskDone
+from perdure.store.postgres import PostgresStore, migrate
+from tests.support.stores import (
+    NAMESPACE,
+    PostgresStage,
+    behaviour,
+    close,
+    commit,
+    completed_activity,
+    eventually,
+    names,
+    signal,
+    turn,
+)
+
+GATE = 4711
+"""The advisory lock at which statements of the gated role wait, after their snapshot was taken."""
+WAIT = f"BEGIN PERFORM pg_advisory_xact_lock_shared({GATE}); RETURN true; END"
+
+Connection = psycopg.AsyncConnection[tuple[object, ...]]
+
+
+class GatedStage(PostgresStage):
+    """A stage with a second store whose statements can be stopped when they look at the workers.
+
+    It is a row-level policy that stops them: it runs inside the statement, and binds only the role of that store.
+    """
+
+    def __init__(self, dsn: str, role: str) -> None:
+        super().__init__(dsn)
+        self._role = role
+
+    async def gated(self) -> PostgresStore:
+        """Return a store that stops at the gate."""
+        plain = self.dsn
+        self.dsn += f"{'&' if '?' in plain else '?'}options=-c%20role%3D{self._role}"
+        try:
+            return await self.another()
+        finally:
+            self.dsn = plain
+
+    @asynccontextmanager
+    async def aside(self) -> AsyncIterator[Connection]:
+        """Lend a connection with a transaction that is open until `commit` or `rollback`."""
+        async with await psycopg.AsyncConnection.connect(self.dsn) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def gate(self) -> AsyncIterator[None]:
+        """Keep the gate closed meanwhile."""
+        async with self.aside() as connection:
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", [GATE])
+            yield
+
+    async def stopped(self, statements: int = 1) -> None:
+        """Wait until so many statements wait for a lock."""
+
+        async def are_waiting() -> bool:
+            mine = "datname = current_database() AND wait_event_type = 'Lock'"
+            ((waiting,),) = await self.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {mine}")
+            return bool(waiting >= statements)
+
+        await eventually(are_waiting)
+
+
+@pytest.fixture
+def stage(database: str) -> Iterator[GatedStage]:
+    """Lend a stage with a gate."""
+    migrate(database)
+    role = f"perdure_test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(database, autocommit=True) as connection:
+        for statement in (
+            f"CREATE ROLE {role}",
+            f"GRANT USAGE ON SCHEMA perdure TO {role}",
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA perdure TO {role}",
+            f"CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS '{WAIT}'",
+            "ALTER TABLE perdure.worker ENABLE ROW LEVEL SECURITY",
+            f"CREATE POLICY gate ON perdure.worker TO {role} USING (public.gate())",
+        ):
+            connection.execute(statement.encode())
+        yield GatedStage(database, role)
+        connection.execute(f"DROP OWNED BY {role}".encode())
+        connection.execute(f"DROP ROLE {role}".encode())
+
+
+@behaviour
+async def test_a_claim_with_an_old_snapshot_reads_again(stage: GatedStage) -> None:
+    gated = await stage.gated()
+    slow, quick = await stage.worker("slow"), await stage.worker("quick")
+    run_id = (await stage.start()).run_id
+    async with stage.gate():
+        claim = asyncio.create_task(gated.claim(slow, 5))
+        await stage.stopped()
+        await stage.claim_one(quick)
+        await stage.store.deliver(NAMESPACE, "order-1", signal("a"))
+        await stage.flush(quick, run_id, turn(1), consumed=1)
+        await stage.flush(quick, run_id, turn(2), Release())
+        await stage.store.deliver(NAMESPACE, "order-1", signal("b"))
+    (claimed,) = await claim
+    assert [found.seq for found in claimed.history] == [0, 1, 2]
+    assert (names(claimed.inbox), claimed.mail) == ([(2, "b")], 2)
+    assert gated.statements["claim"] == 2
+    assert (await stage.flush(slow, run_id, turn(3), close())).recorded
+
+
+@behaviour
+async def test_a_claim_reads_again_when_only_a_message_came_between(stage: GatedStage) -> None:
+    gated = await stage.gated()
+    lease = await stage.worker()
+    await stage.start()
+    async with stage.gate():
+        claim = asyncio.create_task(gated.claim(lease, 5))
+        await stage.stopped()
+        await stage.store.deliver(NAMESPACE, "order-1", signal("a"))
+    (claimed,) = await claim
+    assert (names(claimed.inbox), claimed.mail) == ([(1, "a")], 1)
+
+
+@behaviour
+async def test_a_claim_does_not_take_what_somebody_else_took_meanwhile(stage: GatedStage) -> None:
+    gated = await stage.gated()
+    slow, quick = await stage.worker("slow"), await stage.worker("quick")
+    await stage.start()
+    async with stage.gate():
+        claim = asyncio.create_task(gated.claim(slow, 5))
+        await stage.stopped()
+        await stage.claim_one(quick)
+    assert await claim == []
+    assert (await stage.summary()).worker == "quick"
+
+
+@behaviour
+async def test_recovering_with_an_old_snapshot_takes_nothing_from_a_newer_worker(stage: GatedStage) -> None:
+    gated = await stage.gated()
+    dead, slow = await stage.worker("dead"), await stage.worker("slow")
+    run_id = await stage.owned(dead)
+    await stage.execute("DELETE FROM perdure.worker WHERE name = 'dead'")
+    async with stage.gate():
+        recovery = asyncio.create_task(gated.recover(slow))
+        await stage.stopped()
+        newer = await stage.worker("newer")
+        assert await stage.store.recover(newer) == 1
+        await stage.claim_one(newer)
+    assert await recovery == 0
+    assert (await stage.summary()).worker == "newer"
+    assert (await stage.flush(newer, run_id, turn(1))).recorded
+
+
+@behaviour
+async def test_a_worker_is_not_reaped_while_its_flush_is_in_flight(stage: GatedStage) -> None:
+    dying, heir = await stage.worker("dying", lease=10.0), await stage.worker("heir", lease=1000.0)
+    run_id = await stage.owned(dying)
+    reaper = await stage.another()
+    async with stage.aside() as beside:
+        await beside.execute("INSERT INTO perdure.history VALUES (%s, 1, '')", [run_id])
+        flush = asyncio.create_task(stage.flush(dying, run_id, turn(1)))
+        await stage.stopped()
+        await stage.pass_time(11)
+        assert not (await asyncio.to_thread(reaper.renew, heir)).reaped, "it must wait for the flush, without waiting"
+        await beside.rollback()
+    assert (await flush).recorded
+    assert (await asyncio.to_thread(reaper.renew, heir)).reaped
+    assert await reaper.recover(heir) == 1
+    (claimed,) = await reaper.claim(heir, 5)
+    assert [found.seq for found in claimed.history] == [0, 1]
+
+
+@behaviour
+async def test_removing_a_worker_waits_for_its_flush(stage: GatedStage) -> None:
+    dying, heir = await stage.worker("dying"), await stage.worker("heir")
+    run_id = await stage.owned(dying)
+    other = await stage.another()
+    async with stage.aside() as beside:
+        await beside.execute("INSERT INTO perdure.history VALUES (%s, 1, '')", [run_id])
+        flush = asyncio.create_task(stage.flush(dying, run_id, turn(1)))
+        await stage.stopped()
+        expulsion = asyncio.create_task(other.expire(NAMESPACE, "dying"))
+        await stage.stopped(2)
+        await beside.rollback()
+    assert (await flush).recorded
+    assert await expulsion == 1
+    (claimed,) = await other.claim(heir, 5)
+    assert [found.seq for found in claimed.history] == [0, 1]
+
+
+@behaviour
+async def test_a_park_that_waited_for_a_delivery_is_refused(stage: GatedStage) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    async with stage.aside() as beside:
+        await beside.execute("UPDATE perdure.run SET mail = mail + 1 WHERE id = %s", [run_id])
+        await beside.execute("INSERT INTO perdure.inbox VALUES (%s, 1, %s, %s)", [run_id, lease.worker, b"\1{}"])
+        park = asyncio.create_task(stage.flush(lease, run_id, turn(1), Park(mail=0, wake_at=None)))
+        await stage.stopped()
+        await beside.commit()
+    answer = await park
+    assert (answer.recorded, answer.ended) == (True, False)
+    assert (await stage.summary()).state is RunState.OWNED
+
+
+@behaviour
+async def test_a_delivery_that_waited_for_a_park_wakes_the_run(stage: GatedStage) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    async with stage.aside() as beside:
+        await beside.execute("UPDATE perdure.run SET state = 2, owner = NULL WHERE id = %s", [run_id])
+        delivery = asyncio.create_task(stage.store.deliver(NAMESPACE, "order-1", signal("a")))
+        await stage.stopped()
+        await beside.commit()
+    assert await delivery == run_id
+    assert names((await stage.claim_one(lease)).inbox) == [(1, "a")]
+
+
+@behaviour
+async def test_a_delivery_that_waited_for_the_end_of_the_run_is_told_so(stage: GatedStage) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    async with stage.aside() as beside:
+        await beside.execute("UPDATE perdure.run SET state = 10, closed_as = id, owner = NULL WHERE id = %s", [run_id])
+        delivery = asyncio.create_task(stage.store.deliver(NAMESPACE, "order-1", signal("a")))
+        await stage.stopped()
+        await beside.commit()
+    assert await delivery is None
+    assert await stage.execute("SELECT * FROM perdure.inbox") == []
+
+
+@behaviour
+async def test_a_termination_that_waited_for_a_claim_tells_the_new_owner(stage: GatedStage) -> None:
+    lease = await stage.worker()
+    run_id = (await stage.start()).run_id
+    async with stage.aside() as beside:
+        claim = "UPDATE perdure.run SET state = 1, owner = %s, claims = claims + 1 WHERE id = %s"
+        await beside.execute(claim, [lease.worker, run_id])
+        termination = asyncio.create_task(stage.store.terminate(NAMESPACE, "order-1", "enough"))
+        await stage.stopped()
+        await beside.commit()
+    assert await termination == run_id
+    (item,) = await stage.store.inbox(lease)
+    assert type(item.event).__name__ == "WorkflowExecutionTerminated"
+
+
+@behaviour
+async def test_a_termination_goes_behind_a_turn_that_was_being_written(stage: GatedStage) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    async with stage.aside() as beside:
+        copy = "INSERT INTO perdure.history SELECT run_id, 1, events FROM perdure.history WHERE run_id = %s"
+        await beside.execute(copy, [run_id])
+        termination = asyncio.create_task(stage.store.terminate(NAMESPACE, "order-1", "enough"))
+        await stage.stopped()
+        await beside.commit()
+    assert await termination == run_id
+    assert [event.turn for event in await stage.store.history(run_id)] == [0, 1, 2]
+    assert stage.store.statements["terminate"] == 2
+
+
+@behaviour
+async def test_a_flush_beside_a_termination_is_repeated_and_then_refused(stage: GatedStage) -> None:
+    lease = await stage.worker()
+    run_id, other = await stage.owned(lease), await stage.owned(lease, "order-2")
+    async with stage.aside() as beside:
+        await beside.execute("INSERT INTO perdure.history VALUES (%s, 1, 'x')", [run_id])
+        flush = asyncio.create_task(stage.store.flush(lease, [commit(run_id, turn(1)), commit(other, turn(1))]))
+        await stage.stopped()
+        await beside.commit()
+    assert [answer.recorded for answer in await flush] == [False, True]
+    assert stage.store.statements["flush"] == 2
+
+
+@behaviour
+async def test_the_end_of_a_task_locks_its_run_first(stage: GatedStage) -> None:
+    """As every flush does: in another order the two could wait for each other."""
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    task = NewTask(seq=1, queue="default", name="render", input=b"[]", options=b"{}")
+    await stage.flush(lease, run_id, turn(1), tasks=(task,))
+    await stage.store.claim_tasks(lease, 5)
+    async with stage.aside() as beside:
+        await beside.execute("SELECT FROM perdure.run WHERE id = %s FOR UPDATE", [run_id])
+        done = TaskDone(run_id=run_id, seq=1, event=completed_activity(1))
+        finish = asyncio.create_task(stage.store.finish_tasks(lease, [done]))
+        await stage.stopped()
+        await beside.execute("SELECT FROM perdure.task WHERE run_id = %s FOR UPDATE NOWAIT", [run_id])
+        await beside.commit()
+    await finish
+    assert len(await stage.store.inbox(lease)) == 1
+
+
+@behaviour
+async def test_a_deadlock_is_repeated(stage: GatedStage) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    async with stage.aside() as beside:
+        await beside.execute("SELECT FROM perdure.run WHERE id = %s FOR UPDATE", [run_id])
+        flush = asyncio.create_task(stage.flush(lease, run_id, turn(1), close()))
+        await stage.stopped()
+        removal = beside.execute("DELETE FROM perdure.worker WHERE id = %s", [lease.worker])
+        (ended,) = await asyncio.gather(removal, return_exceptions=True)
+        # The server ends one of the two; either way the flush is recorded once the way is free.
+        await beside.rollback()
+    assert (await flush).recorded
+    assert isinstance(ended, psycopg.errors.DeadlockDetected) or stage.store.statements["flush"] == 2
