@@ -61,7 +61,7 @@ class Watcher:
             future.cancel()
 
     async def _watch(self) -> None:
-        pause = SHORTEST
+        pause, loop = SHORTEST, asyncio.get_running_loop()
         while self._waiting:
             self._news.clear()
             try:
@@ -69,11 +69,14 @@ class Watcher:
                     pause = SHORTEST
             except StoreError as error:
                 logger.warning("cannot look for results, trying again: %s", error)
+            looked_at = loop.time()
             try:
                 async with asyncio.timeout(pause):
                     await self._news.wait()
             except TimeoutError:
                 pause = min(LONGEST, pause * 2)
+            # Hints come in swarms, and most are about runs that closed in this process.
+            await asyncio.sleep(looked_at + SHORTEST - loop.time())
 
     async def _look(self) -> bool:
         asked = list(self._waiting)

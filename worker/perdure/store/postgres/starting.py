@@ -1,4 +1,4 @@
-"""What clients do to runs: start, deliver, terminate, resume. One statement each, no lease.
+"""What clients do to runs: deliver, terminate, resume. One statement each, no lease; `births` starts them.
 
 What lives here: free functions of a lane; each returns its answer and the hint that follows from it. `store` puts
 them together.
@@ -9,9 +9,9 @@ from psycopg import errors
 
 from perdure.model import codec
 from perdure.model.events import Incoming, WorkflowExecutionCancelRequested, WorkflowExecutionTerminated
-from perdure.model.runs import Hint, NewRun, RunId, RunState, Started, WorkerId
+from perdure.model.runs import Hint, RunId, RunState, WorkerId
 from perdure.store import records
-from perdure.store.postgres.arrays import Bytea, boolean, byteas, int4, int8, text
+from perdure.store.postgres.arrays import Bytea, boolean, text
 from perdure.store.postgres.connection import Lane, Parameters, Row
 
 NOTHING = Hint()
@@ -30,30 +30,6 @@ class Repeated:
         """Take note, and return the parameters."""
         self.happened = True
         return self._parameters
-
-
-async def start(lane: Lane, new: NewRun) -> tuple[Started, Hint]:
-    """Create the run and its turn 0, or return the run that has the key or the id already."""
-    records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "")
-    (event,), outside = codec.split_payloads([records.started_event(new)], records.LARGE)
-    parameters = {
-        "key": text(new.key),
-        "namespace": text(new.namespace),
-        "instance": text(new.id),
-        "workflow": text(new.workflow),
-        "queue": text(new.queue),
-        "priority": int4(new.priority),
-        "timeout": None if new.timeout is None else int8(round(new.timeout * 1_000_000)),
-        "event": Bytea(_encoder.encode(event)),
-        "payloads": byteas(outside),
-    }
-    while True:
-        rows = await lane.fetch("start", parameters)
-        # No row: another start of this id or key won a moment ago, too late for the statement to see its run.
-        if rows:
-            run_id, created, workflow = rows[0]
-            hint = Hint(queues=frozenset({new.queue})) if created else NOTHING
-            return Started(RunId(run_id), created, workflow), hint
 
 
 async def deliver(lane: Lane, namespace: str, instance: str, event: Incoming) -> tuple[RunId | None, Hint]:

@@ -3,7 +3,7 @@
 What lives here: `PostgresStore`, which owns the connections and sends the hints that follow from each verb. What must
 not: SQL, nor the packing of its parameters; each concern has a module beside this one.
 
-Three lanes, so that none waits for another: one for turns, one for readers, one for the rest. The lease has a
+Four lanes, so that none waits for another: for turns, for starts, for readers, and for the rest. The lease has a
 connection of its own, in its own thread, and so has LISTEN.
 """
 
@@ -30,6 +30,7 @@ from perdure.model.runs import (
 )
 from perdure.store.postgres import flushing, leasing, owning, starting, tasking
 from perdure.store.postgres.address import Address
+from perdure.store.postgres.births import Births
 from perdure.store.postgres.connection import Lane, LeaseLine, Pooler
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.migrate import check_version
@@ -52,6 +53,8 @@ class PostgresStore(PostgresReads):
         self._address = address
         self._turns = Lane(address, pooler, self.statements, hot=True)
         self._misc = Lane(address, pooler, self.statements, hot=True)
+        self._starts = Lane(address, pooler, self.statements, hot=True)
+        self._births = Births(self._starts)
         self._line = LeaseLine(address, pooler, self.statements)
         self._hints = Hints(address, pooler, self._misc)
         self._runs = owning.Claims(self._misc, "claim")
@@ -77,7 +80,8 @@ class PostgresStore(PostgresReads):
     async def close(self) -> None:
         """Close every connection."""
         await self._hints.close()
-        for lane in (self._turns, self._misc, self._reads):
+        await self._births.close()
+        for lane in (self._turns, self._starts, self._misc, self._reads):
             await lane.close()
         self._line.close()
 
@@ -85,7 +89,7 @@ class PostgresStore(PostgresReads):
 
     async def start(self, new: NewRun) -> Started:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
-        started, hint = await starting.start(self._misc, new)
+        started, hint = await self._births.start(new)
         self.hint(hint)
         return started
 

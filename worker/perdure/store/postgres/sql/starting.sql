@@ -1,35 +1,44 @@
 -- What clients do: one statement each, no lease.
 
 -- name: start
--- The run and its turn 0, unless the key was ever used or an instance of this id is open: then that run. No row at all:
--- another start won, but this statement's snapshot is too old to show it; the caller repeats.
-WITH known AS MATERIALIZED (
-    SELECT id, workflow, 0 AS rank FROM perdure.run WHERE key = :key::text
-    UNION ALL
-    SELECT id, workflow, 1 FROM perdure.run
-    WHERE namespace = :namespace::text AND instance = :instance::text AND closed_as = 0
+-- Runs and their turns 0, unless the key was ever used or an instance of this id is open: then those runs. No row for a
+-- place: another start won (in this batch, or too late for the snapshot to show it), and the caller repeats it.
+WITH asked AS MATERIALIZED (
+    SELECT a.*, coalesce(k.id, o.id) AS known_id, coalesce(k.workflow, o.workflow) AS known_workflow
+    FROM unnest(
+        :namespaces::text[], :instances::text[], :workflows::text[], :queues::text[], :keys::text[],
+        :priorities::integer[], :timeouts::bigint[], :events::bytea[]
+    ) WITH ORDINALITY AS a (namespace, instance, workflow, queue, key, priority, timeout, event, place)
+    LEFT JOIN perdure.run k ON k.key = a.key
+    LEFT JOIN perdure.run o ON o.namespace = a.namespace AND o.instance = a.instance AND o.closed_as = 0
 ), created AS (
     INSERT INTO perdure.run (namespace, instance, workflow, queue, key, priority, deadline)
-    SELECT :namespace::text, :instance::text, :workflow::text, :queue::text, :key::text, :priority::integer,
-           now() + :timeout::bigint * interval '1 microsecond'
-    WHERE NOT EXISTS (SELECT FROM known)
+    SELECT namespace, instance, workflow, queue, key, priority, now() + timeout * interval '1 microsecond'
+    FROM asked
+    WHERE known_id IS NULL
+    ORDER BY place
     ON CONFLICT DO NOTHING
-    RETURNING id, workflow, created_at
+    RETURNING id, namespace, instance, key, workflow, created_at
+), placed AS MATERIALIZED (
+    SELECT DISTINCT ON (c.id) c.id, c.workflow, c.created_at, a.place, a.event
+    FROM created c JOIN asked a ON a.namespace = c.namespace AND a.instance = c.instance
+    WHERE a.known_id IS NULL AND a.key IS NOT DISTINCT FROM c.key
+    ORDER BY c.id, a.place
 ), turn AS (
     INSERT INTO perdure.history (run_id, seq, events)
     SELECT id, 0,
            '\x01'::bytea
            || convert_to('[{"type":"Turn","time":' || (extract(epoch FROM created_at) * 1000000)::bigint || '},', 'UTF8')
-           || :event::bytea || ']'::bytea
-    FROM created
+           || event || ']'::bytea
+    FROM placed
 ), outside AS (
     INSERT INTO perdure.payload (run_id, seq, ordinal, data)
-    SELECT created.id, 0, p.ordinal, p.data
-    FROM created CROSS JOIN unnest(:payloads::bytea[]) WITH ORDINALITY AS p (data, ordinal)
+    SELECT placed.id, 0, 1, p.data
+    FROM placed JOIN unnest(:payload_places::bigint[], :payloads::bytea[]) AS p (place, data) ON p.place = placed.place
 )
-SELECT id, true AS created, workflow FROM created
+SELECT place, id, true, workflow FROM placed
 UNION ALL
-(SELECT id, false, workflow FROM known ORDER BY rank LIMIT 1);
+SELECT place, known_id, false, known_workflow FROM asked WHERE known_id IS NOT NULL;
 
 -- name: deliver
 WITH told AS (
