@@ -114,14 +114,32 @@ FROM perdure.run r
 LEFT JOIN perdure.worker w ON w.id = r.owner;
 COMMENT ON VIEW perdure.summary IS 'Runs as people see them.';
 
--- json, not jsonb: a history may hold characters that jsonb refuses.
+-- JSON may hold a NUL and halves of characters, which PostgreSQL cannot show: readers see a symbol in their place.
+-- An even number of backslashes before the escape leaves it one; the first half of a pair is followed by the second.
+CREATE FUNCTION perdure.readable(events bytea) RETURNS json
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN convert_from(substr(events, 2), 'UTF8') !~* '\\u(0000|d[89a-f])'
+    THEN convert_from(substr(events, 2), 'UTF8')
+    ELSE regexp_replace(
+        regexp_replace(
+            regexp_replace(
+                convert_from(substr(events, 2), 'UTF8'),
+                '(?<!\\)((?:\\\\)*)\\u0000', '\1\\u2400', 'g'
+            ),
+            '(?<!\\)((?:\\\\)*)\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})', '\1\\ufffd', 'gi'
+        ),
+        '(?<!\\)(?<!\\ud[89ab][0-9a-f]{2})((?:\\\\)*)\\ud[c-f][0-9a-f]{2}', '\1\\ufffd', 'gi'
+    )
+END::json;
+
 CREATE VIEW perdure.turns AS
 SELECT h.run_id, h.seq,
        timestamptz 'epoch' + (t.elements -> 0 ->> 'time')::bigint * interval '1 microsecond' AS time,
        t.elements -> 0 AS header,
        t.elements
 FROM perdure.history h
-CROSS JOIN LATERAL (SELECT convert_from(substr(h.events, 2), 'UTF8')::json AS elements OFFSET 0) t
+CROSS JOIN LATERAL (SELECT perdure.readable(h.events) AS elements OFFSET 0) t
 WHERE substr(h.events, 1, 1) = '\x01';
 COMMENT ON VIEW perdure.turns IS 'Histories by turn; element 0 is the header.';
 
