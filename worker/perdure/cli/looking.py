@@ -72,14 +72,21 @@ async def _describe(instance: str, target: Target, *, as_json: bool) -> None:
         return
     output.out.print(Text(run.id, style="bold"))
     for name, value in portrait.facts(run, history, [worker for _, worker, _ in workers]):
-        lines = value.split("\n") if isinstance(value, str) else [value]
-        output.out.print(Text(f"  {name:<12}", style=QUIET).append_text(_plain(lines[0])))
-        for line in lines[1:]:
-            output.out.print(Text(" " * 14).append_text(_plain(line)))
+        for number, line in enumerate(_lines(value)):
+            output.out.print(Text(f"  {'' if number else name:<12}", style=QUIET).append_text(line))
+
+
+def _lines(value: output.Cell) -> list[Text]:
+    """Return the lines of a value; on a terminal they fit beside the names."""
+    lines = [_plain(line) for line in value.split("\n")] if isinstance(value, str) else [value]
+    if not output.out.is_terminal:
+        return lines
+    width = max(20, output.out.width - 14)
+    return [part for line in lines for part in line.wrap(output.out, width)]
 
 
 def _plain(cell: output.Cell) -> Text:
-    return cell if isinstance(cell, Text) else Text(cell, style="not dim")
+    return cell if isinstance(cell, Text) else Text(output.printable(cell), style="not dim")
 
 
 @flattened

@@ -114,9 +114,14 @@ def from_microseconds(time: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time)
 
 
+def printable(text: str) -> str:
+    """Return the text without characters that would steer the terminal instead of being read."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 def clip(text: str, limit: int) -> str:
     """Return the text in one line of at most ``limit`` characters."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 

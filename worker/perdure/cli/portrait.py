@@ -49,9 +49,10 @@ def facts(run: RunSummary, history: Sequence[HistoryEvent], workers: Sequence[st
     if run.closed_at is not None:
         found.append(("closed", output.moment(run.closed_at)))
     found += _position(run, workers)
-    found += [(name, text) for name, text in (("status", run.status_text), ("progress", run.progress)) if text]
+    if not run.state.closed:  # what the author said on the way is not true any more
+        found += [(name, text) for name, text in (("status", run.status_text), ("progress", run.progress)) if text]
     found += _under_way(run, history)
-    found.append(("history", f"{len(history)} events; perdure history {run.id} shows them"))
+    found.append(("history", f"{len(history)} event{'s' * (len(history) != 1)}; perdure history {run.id} shows them"))
     return found + _ending(run)
 
 
