@@ -113,18 +113,18 @@ class Cluster:
         return body if code == 200 and body["metadata"]["uid"] == uid else None
 
     async def write_status(
-        self, namespace: str, name: str, uid: str, *, before: Mapping[str, Any] | None, status: Mapping[str, Any]
+        self, namespace: str, name: str, uid: str, *, version: int, status: Mapping[str, Any]
     ) -> Written | Gone | Mismatch:
-        """Replace the status of the object of this UID, if its status is ``before``.
+        """Replace the status of the object of this UID, if nobody has written to the object since ``version``.
 
         A merge patch would land on a new object of the same name. The second test makes an operator that does not
-        lead any more, and does not know it yet, lose against the one that does.
+        lead any more, and does not know it yet, lose against the one that does. (To test the status itself would be
+        more exact, but the API server compares texts as they are encoded, and there are many ways to encode one.)
         """
-        patch = [
-            {"op": "test", "path": "/metadata/uid", "value": uid},
-            {"op": "test", "path": "/status", "value": before},
-            {"op": "add", "path": "/status", "value": status},
-        ]
+        patch: list[dict[str, object]] = [{"op": "test", "path": "/metadata/uid", "value": uid}]
+        if version:
+            patch.append({"op": "test", "path": "/metadata/resourceVersion", "value": str(version)})
+        patch.append({"op": "add", "path": "/status", "value": status})
         path = f"{_path(namespace, name)}/status"
         code, body, _ = await self._request("PATCH", path, patch, accepted=(200, 404, 422))
         if code == 200:

@@ -4,7 +4,7 @@ What lives here: `Election`. What must not: what a leader does. `main` holds one
 
 The clocks of other machines decide nothing: a Lease counts as given up when it has not changed for its whole length as
 seen from here. The holder renews it several times within that length and stops writing early enough that its last write
-has ended before anybody else can take over. As a second fence each status write names the status that it replaces
+has ended before anybody else can take over. As a second fence each status write names the version that it replaces
 (`Cluster.write_status`), so that a writer that was paused between the two checks changes nothing that a newer leader
 wrote. In the database nothing needs a fence: starting is unique by the UID for ever, cancelling twice is cancelling
 once, and a status change is acknowledged only after it was written.

@@ -3,8 +3,9 @@
 What lives here: `StatusWriter`, which sends what `outbox` says is due and deals with the answers. What must not: what a
 status says. `controller` and `sync` hand statuses in; `sync` collects the numbers of the changes that are settled.
 
-A write names the UID and the status that it replaces, so it can neither land on a new object of the same name nor undo
-what another operator wrote. It starts only while `Mandate.remaining` says that it will end before the Lease can expire.
+A write names the UID and the version of the object that it is meant for, so it can neither land on a new object of the
+same name nor undo what another operator wrote. It starts only while `Mandate.remaining` says that it will end before the
+Lease can expire.
 """
 
 import asyncio
@@ -137,27 +138,29 @@ class StatusWriter:
             return True
         status = self._rendered(known, letter)
         known.sent = canonical(status)
-        before = known.status() if known.recorded else None
-        answer = await self._cluster.write_status(known.namespace, known.name, known.uid, before=before, status=status)
+        version = known.version
+        answer = await self._cluster.write_status(
+            known.namespace, known.name, known.uid, version=version, status=status
+        )
         match answer:
-            case Written(status=recorded, version=version):
-                known.record(recorded, version)
+            case Written(status=recorded, version=newer):
+                known.record(recorded, newer)
                 known.written_at = time.monotonic()
                 return True
             case Gone():
                 self._objects.remove(letter.uid)
                 return True
             case Mismatch():
-                return await self._look(known, canonical(before))
+                return await self._look(known, version)
 
-    async def _look(self, known: Known, before: bytes) -> bool:
+    async def _look(self, known: Known, version: int) -> bool:
         """Find out why a patch was refused; True if there is nothing to be done about it."""
         body = await self._cluster.read(known.namespace, known.name, known.uid)
         if body is None:
             self._objects.remove(known.uid)
             return True
         self._objects.see(body)
-        if known.recorded == before:
+        if known.version == version:
             logger.error(
                 "the API server refuses the status of %s/%s; apply the CustomResourceDefinitions of this release",
                 known.namespace,

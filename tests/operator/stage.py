@@ -6,22 +6,25 @@ service account with exactly what it needs and no more.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.support.cli import ROOT, Cli, WorkerProgram, eventually
 from tests.support.instances import Instances
 from tests.support.kubernetes import ControlPlane
+from tests.support.wire import Wire
 
 LEASE = "3"
 WORKFLOWS = "tests.operator.workflows"
@@ -72,6 +75,10 @@ class OperatorProgram:
     def until_it_leads(self, times: int = 1) -> None:
         self.until(" leads ", times)
 
+    def identity(self) -> str:
+        """Return what it calls itself on the Lease."""
+        return self.until(r"(\S+) leads ")[-1]
+
     def restart(self) -> None:
         """Kill it and start it again, with an empty log."""
         self.kill()
@@ -95,6 +102,38 @@ class OperatorProgram:
         except urllib.error.HTTPError as refused:
             with refused:
                 return refused.code, json.load(refused)
+
+
+class WireInThread:
+    """A `Wire` to the database for tests that are not asynchronous."""
+
+    def __init__(self, url: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._wire = Wire(url)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._await(self._wire.__aenter__())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._await(self._wire.__aexit__())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def dsn(self) -> str:
+        return self._wire.dsn()
+
+    def go_down(self) -> None:
+        self._await(self._wire.go_down())
+
+    def come_up(self) -> None:
+        self._loop.call_soon_threadsafe(self._wire.come_up)
+
+    def _await(self, step: Coroutine[Any, Any, object]) -> None:
+        asyncio.run_coroutine_threadsafe(step, self._loop).result(30)
 
 
 class Stage:
@@ -130,9 +169,31 @@ class Stage:
         self.operators[-1].restart()
         self.operators[-1].until_it_leads()
 
-    def until_the_lease_says(self, words: str) -> None:
+    def lease(self) -> dict[str, Any]:
         path = f"/apis/coordination.k8s.io/v1/namespaces/{self.namespace}/leases/perdure-operator"
-        eventually(lambda: words in json.dumps(self.plane.request("GET", path).body), f"{words} on the Lease")
+        found: dict[str, Any] = self.plane.request("GET", path).body
+        return found
+
+    def until_the_lease_says(self, words: str) -> None:
+        eventually(lambda: words in json.dumps(self.lease()), f"{words} on the Lease")
+
+    def leads(self, operator: OperatorProgram) -> bool:
+        """Tell whether this operator is the leader, as soon as there is one."""
+        holder = eventually(lambda: self.lease().get("spec", {}).get("holderIdentity", ""), "a leader")
+        return f"{holder} leads" in operator.text()
+
+    @contextmanager
+    def without_right(self, resource: str) -> Iterator[None]:
+        """Take a right away from the operator, and give it back."""
+        path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{self.namespace}/roles/operator"
+        role = self.plane.request("GET", path).body
+        kept = [rule for rule in RULES if resource not in rule["resources"]]
+        assert self.plane.request("PUT", path, {**role, "rules": kept}).status == 200
+        try:
+            yield
+        finally:
+            role = self.plane.request("GET", path).body
+            assert self.plane.request("PUT", path, {**role, "rules": RULES}).status == 200
 
     def worker(self, *options: str, modules: tuple[str, ...] = (WORKFLOWS,)) -> AbstractContextManager[WorkerProgram]:
         """Lend a worker."""

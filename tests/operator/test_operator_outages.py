@@ -1,0 +1,198 @@
+"""Operators that die, freeze and compete, an API server that stops, a database that cannot be reached."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from perdure.store.postgres.migrate import migrate
+from tests.operator.stage import Stage, WireInThread, condition
+from tests.support.cli import eventually
+from tests.support.kubernetes import ControlPlane
+from tests.support.postgres import Server
+
+
+@pytest.fixture
+def stage(control_plane: ControlPlane, kube_namespace: str, database: str, tmp_path: Path) -> Stage:
+    migrate(database)
+    return Stage(control_plane, kube_namespace, database, tmp_path)
+
+
+def test_an_object_from_before_the_operator_is_started_once(stage: Stage) -> None:
+    with stage.worker() as worker:
+        worker.until_it_serves()
+        stage.apply("early", "greet", {"name": "Ada"})
+        with stage.operator():
+            stage.until_phase("early", "Succeeded")
+        assert len(stage.runs()) == 1
+        assert stage.cli.lines("journal") == ["Ada"]
+
+
+def test_an_object_deleted_without_an_operator_has_its_run_cancelled_by_the_next(stage: Stage) -> None:
+    with stage.worker() as worker:
+        worker.until_it_serves()
+        with stage.operator() as operator:
+            operator.until_it_leads()
+            stage.apply("gone", "approval")
+            stage.until_phase("gone", "Running")
+        stage.delete("gone")
+        with stage.operator():
+            stage.until_run("gone", "Cancelled")
+        assert stage.cli.lines("journal") == ["cleaned up"]
+
+
+def test_an_operator_killed_between_start_and_status_loses_and_doubles_nothing(stage: Stage) -> None:
+    with stage.worker() as worker:
+        worker.until_it_serves()
+        with stage.operator() as operator:
+            operator.until_it_leads()
+            stage.apply("cut", "gated", {"gate": "north"})
+            # The first status of a run that goes on is held back for a second: it is not written yet.
+            operator.until("cut started as run")
+            operator.kill()
+        assert stage.status("cut") == {}
+        stage.cli.open_gate("north")
+        stage.until_run("cut", "Succeeded")
+        assert stage.status("cut") == {}
+        with stage.operator():
+            stage.until_phase("cut", "Succeeded")
+        assert len(stage.runs()) == 1
+        assert stage.writes("cut") == 1
+
+
+def test_of_two_operators_one_leads_and_the_other_takes_over_when_it_is_killed(stage: Stage) -> None:
+    with stage.worker() as worker, stage.operator() as first:
+        worker.until_it_serves()
+        first.until_it_leads()
+        with stage.operator() as second:
+            eventually(lambda: second.probe("/readyz")[0] == 200, "a standby that is ready")
+            assert second.probe("/readyz")[1]["role"] == "standby"
+            assert first.probe("/readyz")[1]["role"] == "leader"
+            stage.apply("one", "gated", {"gate": "north"})
+            stage.until_phase("one", "Running")
+            assert " leads " not in second.text()
+            first.kill()
+            stage.cli.open_gate("north")
+            stage.apply("two", "greet", {"name": "Ada"})
+            stage.until_phase("one", "Succeeded")
+            stage.until_phase("two", "Succeeded")
+            assert " leads " in second.text()
+        assert len(stage.runs()) == 2
+        assert stage.writes("one") == 2
+
+
+def test_an_operator_that_stops_in_order_hands_over_and_exits_with_0(stage: Stage) -> None:
+    with stage.operator() as first:
+        first.until_it_leads()
+        with stage.operator() as second:
+            second.until("probes are answered")
+            assert first.stop() == 0
+            second.until_it_leads()
+        lease = stage.lease()
+        assert lease["spec"]["holderIdentity"] == second.identity()
+        assert lease["spec"]["leaseTransitions"] == 1
+
+
+def test_a_frozen_leader_writes_nothing_when_it_wakes_and_stands_by(stage: Stage) -> None:
+    with stage.worker() as worker, stage.operator() as first, stage.operator() as second:
+        worker.until_it_serves()
+        leader, standby = (first, second) if stage.leads(first) else (second, first)
+        stage.apply("run", "gated", {"gate": "north"})
+        stage.until_phase("run", "Running")
+        leader.process.send_signal(signal.SIGSTOP)
+        standby.until_it_leads()
+        stage.cli.open_gate("north")
+        stage.until_phase("run", "Succeeded")
+        writes = stage.writes("run")
+        leader.process.send_signal(signal.SIGCONT)
+        leader.until("does not lead any more")
+        eventually(lambda: leader.probe("/readyz")[1]["role"] == "standby", "a leader that stands by")
+        assert stage.writes("run") == writes
+        assert stage.status("run")["phase"] == "Succeeded"
+
+
+def test_runs_go_on_without_the_api_server_and_statuses_catch_up(stage: Stage) -> None:
+    with stage.worker() as worker, stage.operator() as operator:
+        worker.until_it_serves()
+        operator.until_it_leads()
+        for name in ("one", "two"):
+            stage.apply(name, "gated", {"gate": name})
+            stage.until_phase(name, "Running")
+        stage.plane.stop_api_server()
+        try:
+            stage.cli.open_gate("one")
+            stage.until_run("one", "Succeeded")
+            operator.until("does not lead any more")
+            assert operator.probe("/healthz")[0] == 200
+            eventually(lambda: operator.probe("/readyz")[0] == 503, "an operator that is not ready")
+            assert "api server" in operator.probe("/readyz")[1]["wrong"]
+        finally:
+            stage.plane.start_api_server()
+        stage.until_phase("one", "Succeeded")
+        stage.cli.open_gate("two")
+        stage.until_phase("two", "Succeeded")
+        assert operator.process.poll() is None
+        assert (stage.writes("one"), stage.writes("two")) == (2, 2)
+
+
+def test_an_object_applied_without_the_database_is_started_when_it_is_back(stage: Stage) -> None:
+    with WireInThread(stage.url) as wire, stage.worker() as worker, stage.operator(url=wire.dsn()) as operator:
+        worker.until_it_serves()
+        operator.until_it_leads()
+        stage.apply("before", "gated", {"gate": "north"})
+        stage.until_phase("before", "Running")
+        wire.go_down()
+        stage.apply("during", "greet", {"name": "Ada"})
+        status = stage.until("during", lambda status: condition(status, "Accepted").get("status") == "False")
+        assert condition(status, "Accepted")["reason"] == "StoreUnavailable"
+        assert condition(status, "Stalled") == {}
+        assert operator.probe("/healthz")[0] == 200
+        eventually(lambda: operator.probe("/readyz")[0] == 503, "an operator that is not ready")
+        assert "database" in operator.probe("/readyz")[1]["wrong"]
+        # What is known of a run stays on its object.
+        assert condition(stage.status("before"), "Accepted")["status"] == "True"
+        stage.cli.open_gate("north")
+        wire.come_up()
+        stage.until_phase("during", "Succeeded")
+        stage.until_phase("before", "Succeeded")
+        assert operator.process.poll() is None
+        eventually(lambda: operator.probe("/readyz")[0] == 200, "an operator that is ready again")
+    assert len(stage.runs()) == 2
+
+
+def test_an_operator_waits_for_a_database_that_is_not_there_yet(stage: Stage) -> None:
+    with WireInThread(stage.url) as wire, stage.worker() as worker:
+        worker.until_it_serves()
+        wire.go_down()
+        with stage.operator(url=wire.dsn()) as operator:
+            operator.until_it_leads()
+            stage.apply("first", "greet", {"name": "Ada"})
+            stage.until("first", lambda status: condition(status, "Accepted").get("reason") == "StoreUnavailable")
+            wire.come_up()
+            stage.until_phase("first", "Succeeded")
+
+
+def test_a_database_without_the_schema_is_named_on_the_object(stage: Stage, postgres_server: Server) -> None:
+    empty = postgres_server.create_database()
+    try:
+        with stage.operator(url=empty) as operator:
+            operator.until_it_leads()
+            stage.apply("first", "greet", {"name": "Ada"})
+            status = stage.until("first", lambda status: bool(condition(status, "Accepted")))
+            assert "perdure migrate" in condition(status, "Accepted")["message"]
+            migrate(empty)
+            eventually(lambda: operator.probe("/readyz")[0] == 200, "an operator that is ready")
+    finally:
+        postgres_server.drop_database(empty)
+
+
+def test_an_operator_that_may_not_write_statuses_is_not_ready_and_does_not_end(stage: Stage) -> None:
+    with stage.worker() as worker, stage.operator() as operator:
+        worker.until_it_serves()
+        operator.until_it_leads()
+        with stage.without_right("workflowinstances/status"):
+            stage.apply("mute", "greet", {"name": "Ada"})
+            eventually(lambda: "status" in operator.probe("/readyz")[1]["wrong"], "an operator that is not ready")
+            assert "403" in operator.probe("/readyz")[1]["wrong"]["status"]
+        stage.until_phase("mute", "Succeeded")
+        eventually(lambda: operator.probe("/readyz")[0] == 200, "an operator that is ready again")
