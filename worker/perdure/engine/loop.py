@@ -12,6 +12,7 @@ in `asyncio.wait`) iterates in the same order on replay.
 
 import asyncio
 import contextvars
+import gc
 import sys
 from asyncio import events as asyncio_events
 from collections import deque
@@ -152,10 +153,15 @@ class RunLoop(asyncio.AbstractEventLoop):
             asyncio.tasks._leave_task(outer, outer_task)  # noqa: SLF001
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(None, None)
+        # The collector comes when it likes and runs the `finally` blocks of what it finds: not in a turn.
+        collecting = gc.isenabled()
+        gc.disable()
         asyncio_events._set_running_loop(self)  # noqa: SLF001
         try:
             self._drain()
         finally:
+            if collecting:
+                gc.enable()
             asyncio_events._set_running_loop(outer)  # noqa: SLF001
             sys.set_asyncgen_hooks(*hooks)
             if outer is not None and outer_task is not None:
