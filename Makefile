@@ -49,7 +49,7 @@ fmt: setup  ## Format the code and mend what the linter can mend
 lint: setup  ## Check style, format and the floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 type: setup  ## Check the types, tests included
 	$(BIN)/mypy

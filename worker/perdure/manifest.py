@@ -28,7 +28,7 @@ _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
 class _Spec(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     workflow: _Name
     task_queue: _Name = "default"
-    input: dict[str, Any] = {}  # noqa: RUF012  # msgspec copies it
+    input: dict[str, Any] = {}  # msgspec copies it
     cancel: bool = False
     deletion_policy: Literal["Cancel", "Abandon"] = "Cancel"
     timeout_seconds: Annotated[int, msgspec.Meta(ge=1)] | None = None

@@ -248,7 +248,7 @@ class Attempts:
         self._attempts.pop((job.info.run_id, job.seq), None)
 
     async def stop(self) -> None:
-        """Cancel everything and wait for what runs on the event loop; threads are told and left to end by themselves."""
+        """Cancel everything and wait for what runs on the event loop; threads are told, and end by themselves."""
         attempts = list(self._attempts.values())
         for attempt in attempts:
             attempt.cancel()
