@@ -164,6 +164,14 @@ async def test_dropped_tasks_and_tasks_of_closed_runs_are_gone(stage: Stage) -> 
 
 
 @behaviour
+async def test_a_task_that_is_queued_and_dropped_in_the_same_turn_was_never_there(stage: Stage) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    await stage.flush(lease, run_id, turn(1), tasks=(task(1), task(2)), dropped_tasks=(1,))
+    assert [found.seq for found in await stage.store.claim_tasks(lease, 10)] == [2]
+
+
+@behaviour
 async def test_two_claimers_never_get_the_same_task(stage: Stage) -> None:
     lease = await stage.worker()
     run_id = await stage.owned(lease)

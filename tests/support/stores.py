@@ -116,6 +116,8 @@ class Stage:
 class MemoryStage(Stage):
     """A stage in memory."""
 
+    store: MemoryStore
+
     def __init__(self) -> None:
         self._offset = 0
 

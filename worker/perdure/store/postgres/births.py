@@ -74,6 +74,9 @@ class Births:
                     for birth in batch:
                         if not birth.answer.done():
                             birth.answer.set_exception(error)
+                finally:
+                    for birth in batch:
+                        birth.answer.cancel()  # those that have no answer yet: the store is closing
         finally:
             self._task = None
             for birth in self._waiting:

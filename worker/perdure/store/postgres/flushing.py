@@ -176,7 +176,13 @@ def _task_arrays(items: Sequence[_Item]) -> dict[str, object]:
         if item.commit.turn is not None
         for ordinal, data in enumerate(item.outside, start=1)
     ]
-    tasks = [(item.commit.run_id, task) for item in items for task in item.commit.tasks]
+    tasks = [
+        (item.commit.run_id, task)
+        for item in items
+        for task in item.commit.tasks
+        # One statement cannot remove what it inserts: a task that is queued and dropped at once was never there.
+        if task.seq not in item.commit.dropped_tasks
+    ]
     dropped = [(item.commit.run_id, seq) for item in items for seq in item.commit.dropped_tasks]
     return {
         "payload_runs": int8s([row[0] for row in outside]),

@@ -1,0 +1,285 @@
+"""PostgreSQL does what the model does: the same verbs in the same order get the same answers from both.
+
+Hypothesis invents the verbs. The memory store is the model; what it answers and shows is the expectation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from perdure.errors import LeaseLostError
+from perdure.model.events import Failure, TurnHeader, WorkflowExecutionCancelRequested
+from perdure.model.runs import (
+    Commit,
+    Ending,
+    Hold,
+    Lease,
+    NewTask,
+    Park,
+    Release,
+    RunId,
+    TaskDone,
+    TaskRetry,
+    Visible,
+    WorkerId,
+)
+from perdure.store.base import UNKNOWN_WORKFLOW, RunFilter
+from perdure.store.postgres import migrate
+from tests.support.stores import (
+    LATER,
+    NAMESPACE,
+    FullStore,
+    MemoryStage,
+    PostgresStage,
+    Stage,
+    close,
+    commit,
+    completed_activity,
+    new_run,
+    signal,
+    turn,
+    worker_info,
+)
+
+INSTANCES = st.sampled_from(["a", "b", "c"])
+NUMBERS = st.integers(0, 7)
+TABLES = ", ".join(
+    f"perdure.{name}" for name in ("worker", "run", "history", "payload", "inbox", "task", "status_change")
+)
+STORED_TIMES = {"created_at", "deadline", "now"}
+
+
+def plain(value: Any) -> Any:
+    """Return an answer without what may differ: times that the store chose, and epochs."""
+    if isinstance(value, LeaseLostError):
+        return "lease lost"
+    if isinstance(value, datetime):
+        return "a time"
+    if isinstance(value, Lease):
+        return value.worker
+    if isinstance(value, TurnHeader):
+        return "a header"
+    if is_dataclass(value):
+        return {
+            field.name: "a time" if field.name in STORED_TIMES else plain(getattr(value, field.name))
+            for field in fields(value)
+        }
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if hasattr(value, "__struct_fields__"):
+        return type(value).__name__, [plain(getattr(value, name)) for name in value.__struct_fields__]
+    return value
+
+
+def endings(mail: st.SearchStrategy[int]) -> st.SearchStrategy[Ending | None]:
+    """Return endings of a run that has about so much mail."""
+    return st.one_of(
+        st.none(),
+        st.none(),
+        st.builds(
+            lambda number, wake_at: Park(mail=number, wake_at=wake_at, waiting_for=f"mail {number}"),
+            mail,
+            st.sampled_from([None, 1, LATER]),
+        ),
+        st.just(close()),
+        st.sampled_from([Hold(reason="Broken", message="it differs"), Hold(reason=UNKNOWN_WORKFLOW, message="")]),
+        st.just(Release()),
+    )
+
+
+class Verbs(RuleBasedStateMachine):
+    """Carries every verb out on both stages and compares the answers."""
+
+    dsn: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.model, self.real = MemoryStage(), PostgresStage(self.dsn)
+        self.leases: list[tuple[Lease, Lease]] = []
+        self.turns: dict[RunId, int] = {}
+        self.flushed: list[tuple[int, Commit]] = []
+        self.tasks: list[tuple[int, RunId, int]] = []
+
+    @initialize()
+    def open(self) -> None:
+        async def both() -> None:
+            await self.model.open()
+            await self.real.open()
+            await self.real.execute(f"TRUNCATE {TABLES} RESTART IDENTITY")
+
+        self.runner.run(both())
+        for build in ("build-1", "build-2"):
+            self.register(build=build, workflows=("order",), lease=5_000.0)
+        for instance in ("a", "b"):
+            self.start(instance=instance, key=f"uid-{instance}", priority=0)
+        self.claim(number=0, limit=3)
+
+    def teardown(self) -> None:
+        self.runner.run(self.real.close())
+        self.runner.close()
+
+    def same(self, verb: Callable[[FullStore, int], Awaitable[Any]]) -> Any:
+        """Carry a verb out on both stores; the second argument says which of the leases is its own."""
+
+        async def answer(stage: Stage, side: int) -> Any:
+            try:
+                return await verb(stage.store, side)
+            except LeaseLostError as error:
+                return error
+
+        expected = self.runner.run(answer(self.model, 0))
+        found = self.runner.run(answer(self.real, 1))
+        assert plain(found) == plain(expected)
+        return expected
+
+    def lease(self, number: int) -> tuple[Lease, Lease]:
+        return self.leases[number % len(self.leases)]
+
+    @rule(instance=INSTANCES, key=st.sampled_from([None, None, "uid-1", "uid-2"]), priority=st.integers(0, 1))
+    def start(self, instance: str, key: str | None, priority: int) -> None:
+        started = self.same(lambda store, _: store.start(new_run(instance, key=key, priority=priority)))
+        self.turns.setdefault(started.run_id, 1)
+
+    @precondition(lambda self: len(self.leases) < 5)
+    @rule(
+        build=st.sampled_from(["build-1", "build-2"]),
+        workflows=st.sampled_from([("order",), ("order",), ("shipping",)]),
+        lease=st.sampled_from([50.0, 5_000.0]),
+    )
+    def register(self, build: str, workflows: tuple[str, ...], lease: float) -> None:
+        info = worker_info(f"worker-{len(self.leases) % 3}", build=build, workflows=workflows, lease=lease)
+        made: list[Lease] = []
+
+        async def register(store: FullStore, _: int) -> WorkerId:
+            made.append(await store.register(info))
+            return made[-1].worker
+
+        self.same(register)
+        self.leases.append((made[0], made[1]))
+
+    @rule(instance=INSTANCES, number=NUMBERS)
+    def deliver(self, instance: str, number: int) -> None:
+        event = signal(f"signal-{number}") if number else WorkflowExecutionCancelRequested("enough")
+        self.same(lambda store, _: store.deliver(NAMESPACE, instance, event))
+
+    @rule(instance=INSTANCES)
+    def resume(self, instance: str) -> None:
+        self.same(lambda store, _: store.resume(NAMESPACE, instance))
+
+    @rule(instance=INSTANCES)
+    def terminate(self, instance: str) -> None:
+        run_id = self.same(lambda store, _: store.terminate(NAMESPACE, instance, "enough"))
+        if run_id is not None:
+            self.turns[run_id] += 1
+
+    @rule(number=NUMBERS, limit=st.integers(1, 3))
+    def claim(self, number: int, limit: int) -> None:
+        self.same(lambda store, side: store.claim(self.lease(number)[side], limit))
+
+    @rule(data=st.data())
+    def flush(self, data: st.DataObject) -> None:
+        """Mostly what a worker does with its own run, sometimes what it does by mistake."""
+        rows = self.model.store.runs
+        owned = [run_id for run_id, run in rows.items() if run.owner is not None]
+        astray = data.draw(NUMBERS) == 0
+        run = rows[data.draw(st.sampled_from(sorted(self.turns) if astray or not owned else owned))]
+        owner = 0 if astray or run.owner is None else run.owner - 1
+        mail = st.sampled_from([run.mail, max(0, run.mail - 1)])
+        seq = self.turns[run.id] - (1 if astray else 0)
+        ending: Ending | None = data.draw(endings(mail))
+        parts: list[Any] = [] if ending is None else [ending]
+        changes: dict[str, Any] = {
+            "consumed": data.draw(st.none() | mail),
+            "visible": data.draw(st.none() | st.builds(lambda number: Visible(text=f"text {number}"), mail)),
+        }
+        if data.draw(NUMBERS):
+            task = NewTask(seq=seq, queue="default", name="render", input=b"[]", options=b"{}")
+            parts.append(turn(seq))
+            changes["tasks"] = data.draw(st.sampled_from([(), (task,)]))
+            changes["dropped_tasks"] = data.draw(st.sampled_from([(), (), (1,), (2,)]))
+        self.write(owner, commit(run.id, *parts, **changes))
+
+    @precondition(lambda self: self.flushed)
+    @rule(number=NUMBERS)
+    def flush_again(self, number: int) -> None:
+        """What a worker does that got no answer."""
+        self.write(*self.flushed[-1 - number % len(self.flushed)])
+
+    def write(self, number: int, asked: Commit) -> None:
+        answers = self.same(lambda store, side: store.flush(self.lease(number)[side], [asked]))
+        if isinstance(answers, list) and answers[0].recorded and asked.turn is not None:
+            self.turns[asked.run_id] = max(self.turns[asked.run_id], asked.turn.seq + 1)
+            self.flushed.append((number % len(self.leases), asked))
+
+    @rule(number=NUMBERS)
+    def look_around(self, number: int) -> None:
+        self.same(lambda store, side: store.inbox(self.lease(number)[side]))
+        self.same(lambda store, side: store.hold_unknown(self.lease(number)[side]))
+        self.same(lambda store, side: store.recover(self.lease(number)[side]))
+
+    @rule(number=NUMBERS)
+    def renew(self, number: int) -> None:
+        self.same(lambda store, side: asyncio.to_thread(store.renew, self.lease(number)[side]))
+
+    @precondition(lambda self: len(self.leases) > 1)
+    @rule(number=NUMBERS, by_name=st.booleans())
+    def end_worker(self, number: int, by_name: bool) -> None:
+        if by_name:
+            self.same(lambda store, _: store.expire(NAMESPACE, f"worker-{number % 3}"))
+        else:
+            self.same(lambda store, side: store.resign(self.lease(number)[side]))
+
+    @rule(seconds=st.sampled_from([1.0, 60.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.runner.run(self.model.pass_time(seconds))
+        self.runner.run(self.real.pass_time(seconds))
+
+    @rule(number=NUMBERS, limit=st.integers(1, 3))
+    def claim_tasks(self, number: int, limit: int) -> None:
+        taken = self.same(lambda store, side: store.claim_tasks(self.lease(number)[side], limit))
+        if isinstance(taken, list):
+            self.tasks += [(number % len(self.leases), task.run_id, task.seq) for task in taken]
+
+    @precondition(lambda self: self.tasks)
+    @rule(number=NUMBERS, retry=st.booleans())
+    def finish_task(self, number: int, retry: bool) -> None:
+        owner, run_id, seq = self.tasks[number % len(self.tasks)]
+        failure = Failure("ValueError", "no")
+        result = (
+            TaskRetry(run_id=run_id, seq=seq, attempt=2, failure=failure, delay=30.0)
+            if retry
+            else TaskDone(run_id=run_id, seq=seq, event=completed_activity(seq))
+        )
+        self.same(lambda store, side: store.finish_tasks(self.lease(owner)[side], [result]))
+
+    @rule()
+    def read_everything(self) -> None:
+        self.same(lambda store, _: store.list_runs(NAMESPACE, RunFilter()))
+        self.same(lambda store, _: store.open_keys())
+        self.same(lambda store, _: store.workers(NAMESPACE))
+        self.same(lambda store, _: store.status_changes(100))
+        for run_id in self.turns:
+            self.same(lambda store, _, run_id=run_id: store.history(run_id))  # type: ignore[misc]  # bound now
+
+
+def test_postgresql_answers_as_the_model_does(database: str) -> None:
+    migrate(database)
+
+    class OnThisDatabase(Verbs):
+        dsn = database
+
+    run_state_machine_as_test(
+        OnThisDatabase,
+        settings=settings(
+            max_examples=30, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
