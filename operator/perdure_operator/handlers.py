@@ -26,6 +26,8 @@ logger = logging.getLogger("perdure.operator")
 
 STOP_TIMEOUT = 10.0
 PULSE = 1.0
+FAREWELL = 0.1
+"""Seconds for connections to say goodbye: closing TLS takes some rounds of a loop that would end at once."""
 
 
 class WatchEndedError(PerdureError):
@@ -69,20 +71,24 @@ class Watch:
             await self._finish()
             raise
         except BaseException as error:
+            self._ask_to_stop()
             message = f"the watch of the objects failed: {error!r}"
             raise WatchEndedError(message) from error
         message = "the watch of the objects ended by itself"
         raise WatchEndedError(message)
 
     async def _finish(self) -> None:
-        self._stopping = True
-        if self._loop is not None and self._stop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._stop.set)
+        self._ask_to_stop()
         done, _ = await asyncio.wait([self._ended], timeout=STOP_TIMEOUT)
         if not done:
             logger.warning("the watch did not end within %g s; it is left behind without effect", STOP_TIMEOUT)
         elif not self._ended.cancelled():
             self._ended.exception()
+
+    def _ask_to_stop(self) -> None:
+        self._stopping = True
+        if self._loop is not None and self._stop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop.set)
 
     # In kopf's thread
 
@@ -110,6 +116,7 @@ class Watch:
             )
         finally:
             pulse.cancel()
+            await asyncio.sleep(FAREWELL)
 
     async def _beat(self) -> None:
         while True:
@@ -119,7 +126,15 @@ class Watch:
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
         kopf.on.startup(registry=registry)(_configure)
-        kopf.on.login(registry=registry)(_log_in)
+
+        @kopf.on.login(registry=registry)
+        async def login(**arguments: Any) -> kopf.ConnectionInfo:
+            try:
+                return _log_in(**arguments)
+            except Exception as error:
+                # kopf would stay, deaf; this ends it, and the process.
+                self._tell(self._ended_with, error)
+                raise kopf.PermanentError(str(error)) from error
 
         @kopf.on.event(GROUP, PLURAL, registry=registry)
         async def instance(event: kopf.RawEvent, **_: object) -> None:
@@ -174,5 +189,9 @@ async def _configure(settings: kopf.OperatorSettings, **_: object) -> None:
     settings.process.ultimate_exiting_timeout = None
 
 
-async def _log_in(**arguments: Any) -> kopf.ConnectionInfo | None:
-    return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+def _log_in(**arguments: Any) -> kopf.ConnectionInfo:
+    found = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+    if found is None:
+        message = "there are neither the credentials of a service account nor a kubeconfig"
+        raise kopf.PermanentError(message)
+    return found

@@ -4,8 +4,8 @@ What lives here: `StatusWriter`, which sends what `outbox` says is due and deals
 status says. `controller` and `sync` hand statuses in; `sync` collects the numbers of the changes that are settled.
 
 A write names the UID and the version of the object that it is meant for, so it can neither land on a new object of the
-same name nor undo what another operator wrote. It starts only while `Mandate.remaining` says that it will end before the
-Lease can expire.
+same name nor undo what another operator wrote. It starts only while `Mandate.remaining` says that it will end before
+the Lease can expire.
 """
 
 import asyncio
