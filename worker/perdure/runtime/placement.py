@@ -8,7 +8,6 @@ short backlog: no row, no round trip. What is left over, and what belongs to
 other queues or is not known here, becomes a task in the same commit.
 """
 
-from collections import Counter
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
@@ -44,11 +43,16 @@ class Placed:
     dropped: tuple[int, ...] = ()
 
 
+NOWHERE = Placed()
+
+
 def place(site: Site, run: Run, decision: Decision, remote: AbstractSet[int], *, everything: bool) -> Placed:
     """Place the activities that ``decision`` scheduled; after a claim (``everything``) all that are pending.
 
     ``remote`` holds the ``seq`` that have a row in the task table already.
     """
+    if not everything and not decision.commands:
+        return NOWHERE
     if everything:
         waiting = [pending for pending in run.activities.values() if pending.seq not in remote]
     else:
@@ -56,7 +60,7 @@ def place(site: Site, run: Run, decision: Decision, remote: AbstractSet[int], *,
         waiting = [run.activities[seq] for seq in scheduled if seq in run.activities]
     here: list[int] = []
     tasks: list[NewTask] = []
-    planned: Counter[bool] = Counter()
+    planned = {True: 0, False: 0}
     for pending in waiting:
         queue = pending.options.queue or run.info.queue
         if _fits(site, pending, queue, planned):
@@ -67,7 +71,7 @@ def place(site: Site, run: Run, decision: Decision, remote: AbstractSet[int], *,
     return Placed(tuple(here), tuple(tasks), tuple(seq for seq in cancelled if seq in remote))
 
 
-def _fits(site: Site, pending: PendingActivity, queue: str, planned: Counter[bool]) -> bool:
+def _fits(site: Site, pending: PendingActivity, queue: str, planned: dict[bool, int]) -> bool:
     activity = site.attempts.activities.get(pending.name)
     if activity is None or queue not in site.queues:
         return False
