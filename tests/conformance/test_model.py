@@ -13,7 +13,14 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from perdure.errors import LeaseLostError
 from perdure.model.events import Failure, TurnHeader, WorkflowExecutionCancelRequested
@@ -220,9 +227,16 @@ class Verbs(RuleBasedStateMachine):
             self.turns[asked.run_id] = max(self.turns[asked.run_id], asked.turn.seq + 1)
             self.flushed.append((number % len(self.leases), asked))
 
+    @invariant()
+    def the_same_is_seen(self) -> None:
+        """Whatever happened, people and owners see the same."""
+        if self.leases:
+            self.same(lambda store, _: store.list_runs(NAMESPACE, RunFilter()))
+        for lease in self.leases:
+            self.same(lambda store, side, lease=lease: store.inbox(lease[side]))  # type: ignore[misc]  # bound now
+
     @rule(number=NUMBERS)
-    def look_around(self, number: int) -> None:
-        self.same(lambda store, side: store.inbox(self.lease(number)[side]))
+    def help_others(self, number: int) -> None:
         self.same(lambda store, side: store.hold_unknown(self.lease(number)[side]))
         self.same(lambda store, side: store.recover(self.lease(number)[side]))
 
@@ -263,7 +277,6 @@ class Verbs(RuleBasedStateMachine):
 
     @rule()
     def read_everything(self) -> None:
-        self.same(lambda store, _: store.list_runs(NAMESPACE, RunFilter()))
         self.same(lambda store, _: store.open_keys())
         self.same(lambda store, _: store.workers(NAMESPACE))
         self.same(lambda store, _: store.status_changes(100))
@@ -280,6 +293,6 @@ def test_postgresql_answers_as_the_model_does(database: str) -> None:
     run_state_machine_as_test(
         OnThisDatabase,
         settings=settings(
-            max_examples=30, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=40, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
