@@ -13,7 +13,7 @@ import asyncio
 import logging
 
 from perdure.client import FullStore
-from perdure.errors import StoreError
+from perdure.errors import PerdureError, StoreError
 
 from .cluster import Cluster, ClusterError, Seen
 from .controller import Controller
@@ -30,7 +30,8 @@ CHUNK = 500
 SOON = 5.0
 """Seconds from the first listing to the first comparison: the watch has begun by then."""
 GRACE = 2.0
-"""Seconds after which an object that differs from what is known is not one whose event is merely on its way."""
+"""Seconds that the controller has to work off a page before the next one comes, so that not all specs are in memory at
+once; and seconds after which an object that differs from what is known is not one whose event is merely on its way."""
 
 
 class Comparison:
@@ -58,8 +59,12 @@ class Comparison:
         pause = 0.5
         while True:
             try:
+                count = 0
                 async for body in self._cluster.objects(self._namespaces):
                     self._controller.see(body)
+                    count += 1
+                    if count % CHUNK == 0:
+                        await self._controller.catch_up(GRACE)
                 return
             except ClusterError as error:
                 logger.warning("the objects cannot be listed; trying again: %s", error)
@@ -72,7 +77,7 @@ class Comparison:
         while True:
             try:
                 await self.compare()
-            except (ClusterError, StoreError) as error:
+            except PerdureError as error:
                 logger.warning("objects and runs cannot be compared; trying again: %s", error)
                 if isinstance(error, StoreError):
                     self._database.failed(error)

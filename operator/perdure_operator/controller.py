@@ -8,13 +8,14 @@ run of a name, so a name must not change hands in between.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.client import FullStore
-from perdure.errors import ManifestError, PayloadError, StoreError
+from perdure.errors import ManifestError, PayloadError, SchemaVersionError, StoreError
 from perdure.manifest import WorkflowInstance, parse
 from perdure.model.events import WorkflowExecutionCancelRequested, WorkflowExecutionStarted
 from perdure.model.runs import Hint, RunSummary
@@ -75,7 +76,7 @@ class Controller:
         self._news = asyncio.Event()
         self._waiting: dict[tuple[str, str], Job] = {}
         self._timers: set[asyncio.TimerHandle] = set()
-        self.idle = asyncio.Event()
+        self._idle = asyncio.Event()
 
     def see(self, body: Mapping[str, Any]) -> None:
         """Take an object as the API server has it."""
@@ -90,7 +91,7 @@ class Controller:
         known = self._objects.remove(uid)
         self._writer.forget(uid)
         policy = known.policy if known is not None else DeletionPolicy.CANCEL
-        if policy is DeletionPolicy.ABANDON:
+        if policy is DeletionPolicy.ABANDON and known is not None and not known.finished:
             self.abandoned.add(uid)
         elif uid in self.abandoned:
             policy = DeletionPolicy.ABANDON
@@ -105,37 +106,37 @@ class Controller:
         if waiting is not None and waiting.uid not in self._jobs:
             self._enqueue(waiting)
 
+    async def catch_up(self, longest: float) -> None:
+        """Wait until everything is done, or for so many seconds: the database may be away."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest):
+                await self._idle.wait()
+
     async def run(self) -> None:
         """Work until cancelled."""
         failures = 0
         try:
             while True:
                 if not self._jobs:
-                    self.idle.set()
+                    self._idle.set()
                 await self._news.wait()
                 batch = self._take()
-                try:
-                    await self._work(batch)
+                left = await self._work_through(batch)
+                if not left:
                     failures = 0
                     continue
-                except StoreError as error:
-                    self._database.failed(error)
-                    logger.warning("%d objects wait for the database: %s", len(self._jobs) + len(batch), error)
-                    self._refuse(batch, Refusal("StoreUnavailable", str(error)))
-                except Exception:  # whatever it is, the operator goes on with the other objects
-                    logger.exception("reconciling %s failed", ", ".join(job.name for job in batch))
-                for job in batch:
+                for job in left:
                     self._jobs.setdefault(job.uid, job)
                 self._news.set()
                 failures += 1
-                await asyncio.sleep(min(LONGEST_PAUSE, 0.25 * 2**failures))
+                await asyncio.sleep(min(LONGEST_PAUSE, 0.25 * 2 ** min(failures, 6)))
         finally:
             for timer in self._timers:
                 timer.cancel()
 
     def _enqueue(self, job: Job) -> None:
         self._jobs[job.uid] = job
-        self.idle.clear()
+        self._idle.clear()
         self._news.set()
 
     def _take(self) -> list[Job]:
@@ -144,6 +145,22 @@ class Controller:
         if not self._jobs:
             self._news.clear()
         return batch
+
+    async def _work_through(self, batch: Sequence[Job]) -> Sequence[Job]:
+        """Work on a batch; return those that have to be tried again."""
+        try:
+            await self._work(batch)
+        except StoreError as error:
+            self._database.failed(error)
+            logger.warning("%d objects wait for the database: %s", len(self._jobs) + len(batch), error)
+            self._refuse(batch, _unavailable(error))
+            return batch
+        except Exception:  # whatever it is, the operator goes on with the other objects
+            if len(batch) > 1:
+                return [left for job in batch for left in await self._work_through([job])]
+            logger.exception("reconciling %s/%s failed", batch[0].namespace, batch[0].name)
+            return batch
+        return []
 
     async def _work(self, batch: Sequence[Job]) -> None:
         store = await self._database.store()
@@ -244,6 +261,14 @@ class Controller:
 
         timer = asyncio.get_running_loop().call_later(delay, due)
         self._timers.add(timer)
+
+
+def _unavailable(error: StoreError) -> Refusal:
+    """Return what users are told; where the database is, and what it said, is the business of the log."""
+    if isinstance(error, SchemaVersionError):
+        return Refusal("StoreUnavailable", "the schema of the database is not the operator's: run `perdure migrate`")
+    message = "the operator cannot use its database, its log says why; the instance starts as soon as it can"
+    return Refusal("StoreUnavailable", message)
 
 
 async def _is_untouched(store: FullStore, run: RunSummary) -> bool:

@@ -55,10 +55,10 @@ class Operator:
         """Stand for election and lead, over and over, until cancelled or until a term ends by an error."""
         try:
             async with asyncio.TaskGroup() as group:
-                helpers = [group.create_task(every(PROBE, self._database.probe), name="database probe")]
+                group.create_task(every(PROBE, self._database.probe), name="database probe")
                 if self._settings.health:
                     health = Health(self._settings.health, self._dead, self._unready, self._role)
-                    helpers.append(group.create_task(health.run(), name="health"))
+                    group.create_task(health.run(), name="health")
                 await self._candidacy()
         finally:
             await self._election.release()
@@ -79,7 +79,8 @@ class Operator:
         return "leader" if self._election.leading else "standby"
 
     def _dead(self) -> dict[str, str]:
-        silent = self._term is not None and self._term.watch.silence() > SILENCE
+        watch = self._term.watch if self._term is not None else None
+        silent = watch is not None and watch.silence() > SILENCE
         return {"watch": f"no sign of life for {SILENCE:g} s"} if silent else {}
 
     def _unready(self) -> dict[str, str]:
@@ -106,7 +107,7 @@ class Term:
         self._sync = Sync(cluster, database, objects, self._controller, self.writer, settings)
         self._comparison = Comparison(cluster, database, objects, self._controller, self.writer, settings)
         self._workers = VanishedWorkers(database)
-        self.watch = Watch(self, settings.namespaces, pods=False)
+        self.watch: Watch | None = None
 
     async def run(self) -> None:
         """Lead until the Lease is lost; raise what ends it, in a group."""

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable
 
 from perdure.client import FullStore, Hints
-from perdure.errors import StoreError
+from perdure.errors import PerdureError, StoreError
 from perdure.model.runs import RunSummary
 
 from .cluster import Cluster, ClusterError
@@ -79,8 +79,9 @@ class Sync:
                         hints.add(lambda hint: self._news.set() if hint.changed else None)
                     await self._acknowledge(store)
                     await self._read(store)
-                except StoreError as error:
-                    self._database.failed(error)
+                except PerdureError as error:
+                    if isinstance(error, StoreError):
+                        self._database.failed(error)
                     logger.warning("status changes cannot be read: %s", error)
                     await asyncio.sleep(POLL)
                 await asyncio.sleep(PACE)

@@ -51,13 +51,18 @@ class StatusWriter:
         self._settled: set[int] = set()
         self._outage = 0
         self._paused_until = 0.0
+        self._trouble = ""
         self.on_settled = asyncio.Event()
-        self.trouble = ""
 
     @property
     def struggling(self) -> int:
         """How many statuses were refused and wait for another try."""
         return self._outbox.struggling
+
+    @property
+    def trouble(self) -> str:
+        """Why statuses cannot be written, as far as some wait for it."""
+        return self._trouble if self.struggling else ""
 
     def put(self, uid: str, status: Status, numbers: Iterable[int] = ()) -> None:
         """Write this status of the object unless a newer one comes first; settle the numbers when that is done."""
@@ -122,7 +127,7 @@ class StatusWriter:
             self._try_again(letter, ClusterError(-1, repr(error)))
         else:
             self._outage = 0
-            self.trouble = ""
+            self._trouble = ""
             if delivered:
                 self._done(letter)
             else:
@@ -175,7 +180,7 @@ class StatusWriter:
     def _try_again(self, letter: Letter, error: ClusterError) -> None:
         """Put a letter back: everything waits when the API server cannot be reached, else this object alone."""
         now = time.monotonic()
-        self.trouble = str(error)
+        self._trouble = str(error)
         if error.code == 0:
             self._outage += 1
             self._paused_until = now + _backoff(self._outage)

@@ -39,7 +39,7 @@ RULES = [
 class OperatorProgram:
     """A running operator; what it says is in `log`."""
 
-    def __init__(self, stage: Stage, log: Path, url: str) -> None:
+    def __init__(self, stage: Stage, log: Path, url: str, *, everywhere: bool) -> None:
         self.log = log
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PERDURE_", "KUBE"))},
@@ -50,7 +50,11 @@ class OperatorProgram:
             "PERDURE_OPERATOR_HEALTH": "127.0.0.1:0",
             "PERDURE_URL": url,
         }
-        self._command = [sys.executable, "-m", "perdure_operator", "--watch", stage.namespace]
+        self._command = [sys.executable, "-m", "perdure_operator"]
+        if everywhere:
+            self._environment["KUBECONFIG"] = str(stage.plane.kubeconfig)
+        else:
+            self._command += ["--watch", stage.namespace]
         self._start()
 
     def _start(self) -> None:
@@ -151,10 +155,10 @@ class Stage:
         self.operators: list[OperatorProgram] = []
 
     @contextmanager
-    def operator(self, *, url: str | None = None) -> Iterator[OperatorProgram]:
-        """Lend an operator; it is killed at the end if it still runs."""
+    def operator(self, *, url: str | None = None, everywhere: bool = False) -> Iterator[OperatorProgram]:
+        """Lend an operator, for the test's namespace or for all; it is killed at the end if it still runs."""
         log = self.folder / f"operator-{len(self.operators) + 1}.log"
-        operator = OperatorProgram(self, log, url or self.url)
+        operator = OperatorProgram(self, log, url or self.url, everywhere=everywhere)
         self.operators.append(operator)
         try:
             yield operator

@@ -8,6 +8,7 @@ import pytest
 from perdure.store.postgres.migrate import migrate
 from tests.operator.stage import Stage, WireInThread, condition
 from tests.support.cli import eventually
+from tests.support.instances import Instances
 from tests.support.kubernetes import ControlPlane
 from tests.support.postgres import Server
 
@@ -26,6 +27,21 @@ def test_an_object_from_before_the_operator_is_started_once(stage: Stage) -> Non
             stage.until_phase("early", "Succeeded")
         assert len(stage.runs()) == 1
         assert stage.cli.lines("journal") == ["Ada"]
+
+
+def test_an_operator_for_all_namespaces_serves_them_all(stage: Stage) -> None:
+    with stage.worker() as worker, stage.operator(everywhere=True) as operator:
+        worker.until_it_serves()
+        operator.until_it_leads()
+        stage.apply("here", "greet", {"name": "Ada"})
+        stage.until_phase("here", "Succeeded")
+        elsewhere = Instances(stage.plane, "default")
+        assert elsewhere.create("there", {"workflow": "greet"}).status == 201
+        try:
+            eventually(lambda: "status" in elsewhere.read("there"), "a status in another namespace")
+            assert elsewhere.read("there")["status"]["phase"] == "Pending"
+        finally:
+            elsewhere.kubectl("delete", "wfi", "there")
 
 
 def test_an_object_deleted_without_an_operator_has_its_run_cancelled_by_the_next(stage: Stage) -> None:
@@ -124,8 +140,8 @@ def test_runs_go_on_without_the_api_server_and_statuses_catch_up(stage: Stage) -
             stage.until_run("one", "Succeeded")
             operator.until("does not lead any more")
             assert operator.probe("/healthz")[0] == 200
-            eventually(lambda: operator.probe("/readyz")[0] == 503, "an operator that is not ready")
-            assert "api server" in operator.probe("/readyz")[1]["wrong"]
+            eventually(lambda: "api server" in operator.probe("/readyz")[1]["wrong"], "an operator that is not ready")
+            assert operator.probe("/readyz")[0] == 503
         finally:
             stage.plane.start_api_server()
         stage.until_phase("one", "Succeeded")
@@ -147,8 +163,8 @@ def test_an_object_applied_without_the_database_is_started_when_it_is_back(stage
         assert condition(status, "Accepted")["reason"] == "StoreUnavailable"
         assert condition(status, "Stalled") == {}
         assert operator.probe("/healthz")[0] == 200
-        eventually(lambda: operator.probe("/readyz")[0] == 503, "an operator that is not ready")
-        assert "database" in operator.probe("/readyz")[1]["wrong"]
+        eventually(lambda: "database" in operator.probe("/readyz")[1]["wrong"], "an operator that is not ready")
+        assert operator.probe("/readyz")[0] == 503
         # What is known of a run stays on its object.
         assert condition(stage.status("before"), "Accepted")["status"] == "True"
         stage.cli.open_gate("north")
