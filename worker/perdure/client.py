@@ -39,7 +39,7 @@ from perdure.model.failure import rebuild
 from perdure.model.payload import Reader, encode
 from perdure.model.policies import Duration, seconds
 from perdure.model.runs import Hint, HistoryEvent, NewRun, RunId, RunSummary, states_of
-from perdure.store.base import ReadStore, RunFilter, Store
+from perdure.store.base import ReadStore, RunFilter, Store, Taker
 from perdure.watcher import Watcher
 from perdure.workflow import Signal, Workflow
 
@@ -207,6 +207,7 @@ class Client:
         self.store = await open_store(self._source) if isinstance(self._source, str) else self._source
         self.watcher = Watcher(self.store)
         self.hints = Hints(self.store)
+        self.hosts: list[Callable[[NewRun], Taker | None]] = []
         return self
 
     async def __aexit__(
@@ -289,11 +290,12 @@ class Client:
     async def start_new(self, new: NewRun) -> RunId:
         """Start a run that is described already."""
         check_id(new.id)
-        started = await self.store.start(new)
+        taker = next((taker for host in self.hosts if (taker := host(new)) is not None), None)
+        started = await self.store.start(new, taker)
         if started.workflow != new.workflow:
             message = f"{new.id} is open and runs workflow {started.workflow}, not {new.workflow}; choose another id"
             raise WorkflowIdInUseError(message)
-        if started.created:
+        if started.created and not started.taken:
             hint = Hint(queues=frozenset({new.queue}))
             self.hints.dispatch(hint)
             self.store.hint(hint)

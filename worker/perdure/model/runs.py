@@ -97,11 +97,12 @@ class NewRun:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The answer to a start: the run, and whether this call created it."""
+    """The answer to a start: the run, whether this call created it, and whether a worker of this process has it."""
 
     run_id: RunId
     created: bool
     workflow: str
+    taken: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from perdure.engine.run import Definition
 from perdure.errors import LeaseLostError, StoreUnavailableError
 from perdure.model.events import ClosedFromOutside, Closing
 from perdure.model.policies import MICROSECONDS
-from perdure.model.runs import ClaimedRun, Close, Ending, Hint, Lease, Park, RunId, WorkerInfo
+from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hint, Lease, NewRun, Park, Release, RunId, WorkerInfo
 from perdure.store.base import Store
 
 from .attempts import Attempts
@@ -83,11 +83,12 @@ class Tenure:
         self.polling = False
         self.lost = asyncio.Event()
         self.flusher: Flusher
-        self._lease: Lease
+        self.lease: Lease
         self._tasks: TaskLoop
         self._keeper: LeaseKeeper
         self._executions: dict[RunId, Execution] = {}
         self._loops: list[asyncio.Task[None]] = []
+        self._unknown: set[RunId] = set()
         self._work = asyncio.Event()
         self._mail = asyncio.Event()
         self._orphans = asyncio.Event()
@@ -103,15 +104,15 @@ class Tenure:
     async def start(self) -> None:
         """Register and begin to claim. Raises `StoreUnavailableError` when nobody answers."""
         charge = self.charge
-        self._lease = await charge.store.register(charge.info)
-        self._keeper = LeaseKeeper(charge.store, self._lease, charge.limits.lease, self.clock, self._on_lease_event)
+        self.lease = await charge.store.register(charge.info)
+        self._keeper = LeaseKeeper(charge.store, self.lease, charge.limits.lease, self.clock, self._on_lease_event)
         try:
             await self._keeper.start()
         except BaseException:
             await self._keeper.stop()
             raise
-        self.flusher = Flusher(charge.store, self._lease, self.lost.set)
-        self._tasks = TaskLoop(charge.store, self._lease, self.attempts, TASK_POLL)
+        self.flusher = Flusher(charge.store, self.lease, self.lost.set)
+        self._tasks = TaskLoop(charge.store, self.lease, self.attempts, TASK_POLL)
         self.attempts.on_free = self._tasks.has_room
         for loop in (self._recover_loop, self._claim_loop, self._inbox_loop, self._tasks.run):
             self._loops.append(asyncio.create_task(self._watched(loop), name=f"perdure {loop.__qualname__}"))
@@ -144,9 +145,42 @@ class Tenure:
         await self._keeper.stop()
         if not self.lost.is_set():
             try:
-                await self.charge.store.resign(self._lease)
+                await self.charge.store.resign(self.lease)
             except StoreUnavailableError as error:
                 logger.warning("could not resign; others wait until the lease expires: %s", error)
+
+    # --- runs that are started in this process --------------------------------------------
+
+    def would_take(self, new: NewRun) -> bool:
+        """Tell whether a run that is started in this process may be ours from the start.
+
+        Only while there is a free slot for its first activity: what is more is left for other workers to find.
+        """
+        return (
+            self.polling
+            and not self.draining
+            and new.key is None
+            and new.namespace == self.charge.info.namespace
+            and new.queue in self.queues
+            and new.workflow in self.charge.workflows
+            and len(self._executions) < self.charge.limits.activities
+        )
+
+    def took(self, run: ClaimedRun) -> None:
+        """Own a run from its start."""
+        if not self.lost.is_set():
+            self._adopt(run)
+
+    async def _release_strays(self) -> None:
+        """Give back runs that the store says are ours and that we know nothing of, two looks in a row.
+
+        The acknowledgement of a start may be lost for good, when the connection does not come back in time.
+        """
+        unknown = set(await self.charge.store.owned(self.lease)) - set(self._executions)
+        for run_id in unknown & self._unknown:
+            logger.warning("run %d is owned here but not known; giving it back", run_id)
+            self.flusher.submit(Commit(run_id=run_id, ending=Release()), lambda _: None)
+        self._unknown = unknown
 
     # --- what executions, hints and the lease say ---------------------------------------
 
@@ -176,7 +210,7 @@ class Tenure:
         if not hint.queues.isdisjoint(self.queues):
             self._work.set()
             self._tasks.wake()
-        if self._lease.worker in hint.workers:
+        if self.lease.worker in hint.workers:
             self._mail.set()
 
     def _on_lease_event(self, event: str) -> None:
@@ -212,7 +246,7 @@ class Tenure:
             self._work.clear()
             room = min(CLAIM, self.charge.limits.runs - len(self._executions))
             if room > 0:
-                claimed = await store.claim(self._lease, room)
+                claimed = await store.claim(self.lease, room)
                 self.polling = True
                 for run in claimed:
                     self._adopt(run)
@@ -221,7 +255,7 @@ class Tenure:
                 # Somebody hinted and there may be work that nobody here knows: say so instead of leaving it waiting.
                 if strangers and time.monotonic() - looked_at >= 1:
                     strangers, looked_at = False, time.monotonic()
-                    await store.hold_unknown(self._lease)
+                    await store.hold_unknown(self.lease)
             await hinted(self._work, CLAIM_POLL)
 
     def _adopt(self, claimed: ClaimedRun) -> None:
@@ -232,7 +266,7 @@ class Tenure:
         while True:
             self._mail.clear()
             if self._executions:
-                items = await self.charge.store.inbox(self._lease)
+                items = await self.charge.store.inbox(self.lease)
                 for item in items:
                     execution = self._executions.get(item.run_id)
                     if execution is not None:
@@ -242,8 +276,8 @@ class Tenure:
     async def _recover_loop(self) -> None:
         while True:
             self._orphans.clear()
-            if await self.charge.store.recover(self._lease):
+            if await self.charge.store.recover(self.lease):
                 self._work.set()
-            await self.charge.store.hold_unknown(self._lease)
+            await self.charge.store.hold_unknown(self.lease)
             self._tasks.wake()
             await hinted(self._orphans, RECOVER_POLL)

@@ -18,7 +18,8 @@ from typing import Any, Self
 from perdure.activity import Activity
 from perdure.client import Client
 from perdure.errors import DefinitionError, StoreUnavailableError
-from perdure.model.runs import Hint, WorkerInfo
+from perdure.model.runs import Hint, NewRun, WorkerInfo
+from perdure.store.base import Taker
 from perdure.workflow import Workflow
 
 from . import guard
@@ -100,6 +101,7 @@ class Worker:
             on_closed=self._client.watcher.closed,
         )
         self._client.hints.add(self._on_hint)
+        self._client.hosts.append(self._taker)
         self._service = asyncio.create_task(self._serve(charge), name=f"perdure worker {self.name}")
         # Whoever waits for the end of this worker must not wait for ever when an error has ended it.
         self._service.add_done_callback(lambda _: self._stopping.set())
@@ -110,8 +112,14 @@ class Worker:
     ) -> None:
         self.stop()
         self._client.hints.discard(self._on_hint)
+        self._client.hosts.remove(self._taker)
         assert self._service is not None
         await asyncio.shield(self._service)
+
+    def _taker(self, new: NewRun) -> Taker | None:
+        """Return who would take a run that is started in this process: the tenure, while it is free."""
+        tenure = self._tenure
+        return tenure if tenure is not None and not self._stopping.is_set() and tenure.would_take(new) else None
 
     def _on_hint(self, hint: Hint) -> None:
         if self._tenure is not None:

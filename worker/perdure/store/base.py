@@ -61,15 +61,30 @@ class CommitRefusedError(PayloadError):
         self.answers = list(answers)
 
 
+class Taker(Protocol):
+    """A worker in this process that would take a new run at once, without a claim."""
+
+    @property
+    def lease(self) -> Lease:
+        """By which right it takes it."""
+
+    def took(self, run: ClaimedRun) -> None:
+        """Own the run from now on. Called as soon as its start is durable, even if nobody waits for it any more."""
+
+
 class Store(Protocol):
     """Everything that changes a run."""
 
-    async def start(self, new: NewRun) -> Started:
+    async def start(self, new: NewRun, taker: Taker | None = None) -> Started:
         """Create the run and its turn 0.
 
         While an instance of this id is open its run is returned instead, and a ``key`` that was ever used returns
-        its run; the caller compares the workflow. The new run is `READY`.
+        its run; the caller compares the workflow. The new run is `READY`; with a ``taker`` whose lease is in force it
+        is `OWNED` from the start.
         """
+
+    async def owned(self, lease: Lease) -> list[RunId]:
+        """Return the runs that this worker owns. One that it knows nothing of was lost with an acknowledgement."""
 
     async def deliver(self, namespace: str, instance: str, event: Incoming) -> RunId | None:
         """Put a message into the inbox of the open run of ``instance``; None when there is no open run."""

@@ -34,7 +34,7 @@ from perdure.model.runs import (
     move,
 )
 from perdure.store import records
-from perdure.store.base import CommitRefusedError
+from perdure.store.base import CommitRefusedError, Taker
 from perdure.store.memory_rows import InboxRow, RunRow, TaskRow
 from perdure.store.memory_workers import MemoryWorkers
 
@@ -47,7 +47,7 @@ class MemoryStore(MemoryWorkers):
 
     # Starting and telling
 
-    async def start(self, new: NewRun) -> Started:
+    async def start(self, new: NewRun, taker: Taker | None = None) -> Started:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
         event = records.started_event(new)
         records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "")
@@ -72,8 +72,19 @@ class MemoryStore(MemoryWorkers):
             )
             run.history[0] = codec.encode_turn(TurnHeader(time=now), [event])
             self.runs[run.id] = run
-            self.hint(Hint(queues=frozenset({run.queue})))
-            return Started(run.id, created=True, workflow=run.workflow)
+            if taker is not None and self._in_force(taker.lease):
+                run.state, run.owner, run.started_at = move(run.state, RunState.OWNED), taker.lease.worker, now
+                self._changed(run)
+                taker.took(records.newborn(new, run.id, now))
+            else:
+                self.hint(Hint(queues=frozenset({run.queue})))
+            return Started(run.id, created=True, workflow=run.workflow, taken=run.state is RunState.OWNED)
+
+    async def owned(self, lease: Lease) -> list[RunId]:
+        """Return the runs of this worker."""
+        with self.lock:
+            self._fence(lease)
+            return [run.id for run in self.runs.values() if run.owner == lease.worker]
 
     async def deliver(self, namespace: str, instance: str, event: Incoming) -> RunId | None:
         """Number the message and put it into the inbox of the open run; a parked run is ready then."""

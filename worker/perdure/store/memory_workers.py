@@ -59,6 +59,13 @@ class MemoryWorkers(MemoryReads):
                 del self.workers_by_id[worker.id]
             return Renewal(now, reaped=bool(expired))
 
+    def _in_force(self, lease: Lease) -> bool:
+        try:
+            self._fence(lease)
+        except LeaseLostError:
+            return False
+        return True
+
     async def resign(self, lease: Lease) -> None:
         """Give back every owned run and task and forget the worker."""
         with self.lock:

@@ -18,9 +18,10 @@ from perdure.model.events import (
     Incoming,
     Microseconds,
     Turn,
+    TurnHeader,
     WorkflowExecutionStarted,
 )
-from perdure.model.runs import Commit, HistoryEvent, Hold, NewRun, Park
+from perdure.model.runs import ClaimedRun, Commit, HistoryEvent, Hold, NewRun, Park, RunId, RunInfo
 
 T = TypeVar("T")
 Outcome: TypeAlias = Closing | ClosedFromOutside
@@ -53,6 +54,20 @@ def started_event(new: NewRun) -> WorkflowExecutionStarted:
         message = f"the input of {new.id} is not JSON: {error}"
         raise PayloadError(message) from error
     return WorkflowExecutionStarted(new.workflow, msgspec.Raw(new.input), new.seed)
+
+
+def newborn(new: NewRun, run_id: RunId, created_at: Microseconds) -> ClaimedRun:
+    """Return a run that was owned from its start, as a claim would return it."""
+    timeout = None if new.timeout is None else created_at + round(new.timeout * 1_000_000)
+    return ClaimedRun(
+        info=RunInfo(id=new.id, run_id=run_id, namespace=new.namespace, workflow=new.workflow, queue=new.queue),
+        history=(Turn(0, TurnHeader(time=created_at), (started_event(new),)),),
+        inbox=(),
+        tasks=(),
+        mail=0,
+        created_at=created_at,
+        deadline=timeout,
+    )
 
 
 def encode_outcome(event: Outcome) -> bytes:

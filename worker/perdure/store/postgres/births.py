@@ -5,6 +5,7 @@ Like the flush of turns it has no timer: a start that is alone goes out at once.
 """
 
 import asyncio
+import secrets
 from collections import deque
 from dataclasses import dataclass
 
@@ -15,8 +16,10 @@ from perdure.errors import PayloadError
 from perdure.model import codec
 from perdure.model.runs import Hint, NewRun, RunId, Started
 from perdure.store import records
-from perdure.store.postgres.arrays import byteas, int4s, int8s, texts
+from perdure.store.base import Taker
+from perdure.store.postgres.arrays import byteas, int4s, int8, int8s, texts
 from perdure.store.postgres.connection import Lane
+from perdure.store.postgres.leasing import NOBODY, fence
 
 BATCH = 500
 BATCH_BYTES = 1_000_000
@@ -31,6 +34,7 @@ class _Birth:
     new: NewRun
     event: bytes
     outside: list[bytes]
+    taker: Taker | None
     answer: asyncio.Future[Started]
 
     @property
@@ -46,17 +50,18 @@ class Births:
         self._waiting: deque[_Birth] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, new: NewRun) -> tuple[Started, Hint]:
+    async def start(self, new: NewRun, taker: Taker | None) -> tuple[Started, Hint]:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
         records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "")
         (event,), outside = codec.split_payloads([records.started_event(new)], records.LARGE)
         answer: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Birth(new, _encoder.encode(event), outside, answer))
+        self._waiting.append(_Birth(new, _encoder.encode(event), outside, taker, answer))
         if self._task is None:
             # A task begins with the next round of the event loop: whoever asks in this one comes along.
             self._task = asyncio.create_task(self._write_all(), name="perdure-start")
         started = await answer
-        return started, Hint(queues=frozenset({new.queue})) if started.created else Hint()
+        nobody_has_it = started.created and not started.taken
+        return started, Hint(queues=frozenset({new.queue})) if nobody_has_it else Hint()
 
     async def close(self) -> None:
         """Let go of what is in flight."""
@@ -93,7 +98,7 @@ class Births:
         """Write a batch. Starts that lost a race are not answered by the statement, and are asked for again."""
         while batch:
             try:
-                rows = await self._lane.fetch("start", _parameters(batch))
+                rows = await self._lane.fetch("start", _parameters(batch, secrets.randbits(63)))
             except (psycopg.DataError, psycopg.IntegrityError) as error:
                 if len(batch) == 1:
                     message = f"{batch[0].new.id} cannot be started: {' '.join(str(error).split())}"
@@ -105,17 +110,27 @@ class Births:
                         if not birth.answer.done():
                             birth.answer.set_exception(refusal)
                 return
-            for place, run_id, created, workflow in rows:
-                answer = batch[place - 1].answer
-                if not answer.done():
-                    answer.set_result(Started(RunId(run_id), created, workflow))
+            given: set[int] = set()
+            for place, run_id, created, workflow, taken, created_at in sorted(rows):
+                birth = batch[place - 1]
+                first = run_id not in given  # after a lost answer every start of one id looks like the one that made it
+                given.add(run_id)
+                if taken and first and birth.taker is not None:
+                    birth.taker.took(records.newborn(birth.new, RunId(run_id), created_at))
+                if not birth.answer.done():
+                    birth.answer.set_result(Started(RunId(run_id), created and first, workflow, taken and first))
             batch = [birth for birth in batch if not birth.answer.done()]
 
 
-def _parameters(batch: list[_Birth]) -> dict[str, object]:
+def _parameters(batch: list[_Birth], tag: int) -> dict[str, object]:
     new = [birth.new for birth in batch]
+    # One statement has one fence: should several workers of a process want runs, the first one named gets its own.
+    lease = next((birth.taker.lease for birth in batch if birth.taker is not None), None)
     outside = [(place, data) for place, birth in enumerate(batch, 1) for data in birth.outside]
     return {
+        **(fence(lease) if lease is not None else NOBODY),
+        "claim": int8(tag),
+        "taken": int4s([int(birth.taker is not None and birth.taker.lease == lease) for birth in batch]),
         "namespaces": texts([run.namespace for run in new]),
         "instances": texts([run.id for run in new]),
         "workflows": texts([run.workflow for run in new]),

@@ -63,6 +63,14 @@ class Claims:
         return [row for row in found if row[0] is not None], again
 
 
+async def owned(lane: Lane, lease: Lease) -> list[RunId]:
+    """Return the runs of a worker; raise `LeaseLostError` when the lease is gone."""
+    rows = await lane.fetch("owned", fence(lease))
+    if not rows:
+        raise lost(lease)
+    return [RunId(run_id) for (run_id,) in rows if run_id is not None]
+
+
 async def claim_runs(claims: Claims, lease: Lease, limit: int) -> tuple[list[ClaimedRun], Unreadable, Hint]:
     """Take runs that are due or ready; those that this release cannot read come apart, with the reason."""
     found = await claims.take(lease, limit)

@@ -28,6 +28,7 @@ from perdure.model.runs import (
     TaskResult,
     WorkerInfo,
 )
+from perdure.store.base import Taker
 from perdure.store.postgres import flushing, leasing, owning, starting, tasking
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.births import Births
@@ -87,9 +88,9 @@ class PostgresStore(PostgresReads):
 
     # Starting and telling
 
-    async def start(self, new: NewRun) -> Started:
+    async def start(self, new: NewRun, taker: Taker | None = None) -> Started:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
-        started, hint = await self._births.start(new)
+        started, hint = await self._births.start(new, taker)
         self.hint(hint)
         return started
 
@@ -151,6 +152,10 @@ class PostgresStore(PostgresReads):
         self.hint(hint)
         await self._hold(lease, unreadable)
         return claimed
+
+    async def owned(self, lease: Lease) -> list[RunId]:
+        """Return the runs of this worker."""
+        return await owning.owned(self._misc, lease)
 
     async def flush(self, lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
         """Carry out commits of different runs."""

@@ -228,3 +228,7 @@ ORDER BY i.run_id, i.number;
 DELETE FROM perdure.inbox i
 USING unnest(:runs::bigint[], :numbers::integer[]) AS seen (run_id, number)
 WHERE i.run_id = seen.run_id AND i.number = seen.number;
+
+-- name: owned
+SELECT r.id FROM perdure.worker w LEFT JOIN perdure.run r ON r.owner = w.id AND r.state = 1
+WHERE w.id = :worker::bigint AND w.epoch = :epoch::bigint AND w.expires_at > clock_timestamp();

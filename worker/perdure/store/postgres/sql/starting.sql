@@ -3,24 +3,36 @@
 -- name: start
 -- Runs and their turns 0, unless the key was ever used or an instance of this id is open: then those runs. No row for a
 -- place: another start won (in this batch, or too late for the snapshot to show it), and the caller repeats it.
-WITH asked AS MATERIALIZED (
-    SELECT a.*, coalesce(k.id, o.id) AS known_id, coalesce(k.workflow, o.workflow) AS known_workflow
+-- Runs that a worker of the asking process would take are its own from the start; by the tag of the statement a repeat
+-- after a lost answer finds them again.
+WITH fence AS MATERIALIZED (
+    SELECT id FROM perdure.worker
+    WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
+    FOR KEY SHARE
+), asked AS MATERIALIZED (
+    SELECT a.*, coalesce(k.id, o.id) AS known_id, coalesce(k.workflow, o.workflow) AS known_workflow,
+           (SELECT id FROM fence WHERE a.taken = 1) AS taker,
+           (o.owner = :worker::bigint AND o.claim = :claim::bigint) IS TRUE AS ours, o.created_at AS known_since
     FROM unnest(
         :namespaces::text[], :instances::text[], :workflows::text[], :queues::text[], :keys::text[],
-        :priorities::integer[], :timeouts::bigint[], :events::bytea[]
-    ) WITH ORDINALITY AS a (namespace, instance, workflow, queue, key, priority, timeout, event, place)
+        :priorities::integer[], :timeouts::bigint[], :events::bytea[], :taken::integer[]
+    ) WITH ORDINALITY AS a (namespace, instance, workflow, queue, key, priority, timeout, event, taken, place)
     LEFT JOIN perdure.run k ON k.key = a.key
     LEFT JOIN perdure.run o ON o.namespace = a.namespace AND o.instance = a.instance AND o.closed_as = 0
 ), created AS (
-    INSERT INTO perdure.run (namespace, instance, workflow, queue, key, priority, deadline)
-    SELECT namespace, instance, workflow, queue, key, priority, now() + timeout * interval '1 microsecond'
+    INSERT INTO perdure.run (
+        namespace, instance, workflow, queue, key, priority, deadline, state, owner, claim, claims, started_at
+    )
+    SELECT namespace, instance, workflow, queue, key, priority, now() + timeout * interval '1 microsecond',
+           CASE WHEN taker IS NULL THEN 0 ELSE 1 END, taker, CASE WHEN taker IS NOT NULL THEN :claim::bigint END,
+           CASE WHEN taker IS NULL THEN 0 ELSE 1 END, CASE WHEN taker IS NOT NULL THEN now() END
     FROM asked
     WHERE known_id IS NULL
     ORDER BY place
     ON CONFLICT DO NOTHING
-    RETURNING id, namespace, instance, key, workflow, created_at
+    RETURNING id, namespace, instance, key, workflow, created_at, owner
 ), placed AS MATERIALIZED (
-    SELECT DISTINCT ON (c.id) c.id, c.workflow, c.created_at, a.place, a.event
+    SELECT DISTINCT ON (c.id) c.id, c.workflow, c.created_at, c.owner, a.place, a.event
     FROM created c JOIN asked a ON a.namespace = c.namespace AND a.instance = c.instance
     WHERE a.known_id IS NULL AND a.key IS NOT DISTINCT FROM c.key
     ORDER BY c.id, a.place
@@ -36,9 +48,10 @@ WITH asked AS MATERIALIZED (
     SELECT placed.id, 0, 1, p.data
     FROM placed JOIN unnest(:payload_places::bigint[], :payloads::bytea[]) AS p (place, data) ON p.place = placed.place
 )
-SELECT place, id, true, workflow FROM placed
+SELECT place, id, true, workflow, owner IS NOT NULL, (extract(epoch FROM created_at) * 1000000)::bigint FROM placed
 UNION ALL
-SELECT place, known_id, false, known_workflow FROM asked WHERE known_id IS NOT NULL;
+SELECT place, known_id, ours, known_workflow, ours, (extract(epoch FROM known_since) * 1000000)::bigint
+FROM asked WHERE known_id IS NOT NULL;
 
 -- name: deliver
 WITH told AS (
