@@ -1,20 +1,16 @@
 """Activities and asyncio inside workflows, as the engine sees them: events in, commands out."""
 
 import asyncio
-import gc
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 import pytest
 
 from perdure import ActivityError, activity, workflow
 from perdure.model.events import (
-    ActivityCompleted,
     ActivityFailed,
     ActivityScheduled,
     Failure,
-    TurnHeader,
     WorkflowExecutionCancelled,
     WorkflowExecutionFailed,
 )
@@ -372,34 +368,3 @@ def test_context_variables_and_task_names_are_the_runs_own() -> None:
         return [await name(), await asyncio.create_task(name()), await asyncio.create_task(name())]
 
     assert Script.outcome(Script(named).turn()) == ["main", "task-1", "task-2"]
-
-
-def test_a_turn_in_which_nothing_happened_leaves_no_trace_in_the_next_header() -> None:
-    script = Script(sequence, 1)
-    script.turn()
-    other = TurnHeader(time=script.now, build="other build", python="3.11", flags=1, worker="other worker")
-    assert script.run.turn(other, ()).turn is None
-    recorded = script.run.turn(other, (ActivityCompleted(1, msgspec.Raw(b"1")),)).turn
-    assert recorded is not None
-    assert (recorded.header.build, recorded.header.worker) == ("other build", "other worker")
-
-
-def test_garbage_of_another_run_is_not_finalized_within_a_turn() -> None:
-    """A run that was dropped without eviction holds `finally` blocks; collecting it must not emit into this run."""
-    before = gc.isenabled()
-    inside: list[bool] = []
-
-    @workflow.define
-    async def looking() -> None:
-        inside.append(gc.isenabled())
-
-    gc.enable()
-    try:
-        Script(looking).turn()
-        assert inside == [False]
-        assert gc.isenabled()
-        gc.disable()
-        Script(looking).turn()
-        assert not gc.isenabled()
-    finally:
-        (gc.enable if before else gc.disable)()
