@@ -11,10 +11,10 @@ def main() -> int:
     """Read the arguments and run until stopped; 1 when it ended by an error."""
     parser = argparse.ArgumentParser("perdure-operator", description="WorkflowInstance objects in, their status out.")
     parser.add_argument("--url", default="", help="the database; by default PERDURE_URL")
-    parser.add_argument("--watch", action="append", metavar="NAMESPACE", help="serve this namespace only; repeatable")
+    parser.add_argument("--namespace", "-n", action="append", metavar="NAME", help="serve this one only; repeatable")
     arguments = parser.parse_args()
     try:
-        run(arguments.url, namespaces=arguments.watch)
+        run(arguments.url, namespaces=arguments.namespace)
     except PerdureError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # a program speaks to its terminal
         return 1

@@ -19,7 +19,7 @@ import msgspec
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
-from perdure.errors import PerdureError
+from perdure.errors import PerdureError, RequestError
 
 from .objects import version_of
 
@@ -74,12 +74,11 @@ class Cluster:
 
     async def __aenter__(self) -> Self:
         configuration = Configuration()
-        if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
-            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # the client's typing is partial
-        else:
-            file = os.environ.get("KUBECONFIG") or config.KUBE_CONFIG_DEFAULT_LOCATION
-            load = config.load_kube_config(config_file=file, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]  # as above
-            await load
+        try:
+            await _log_in(configuration)
+        except (config.ConfigException, OSError) as error:
+            message = f"no cluster is named: set KUBECONFIG to a file that names one, or run in a pod of it ({error})"
+            raise RequestError(message) from error
         configuration.connection_pool_maxsize = self._connections
         configuration.retries = None
         self._client = ApiClient(configuration)
@@ -201,6 +200,15 @@ class Cluster:
         if answer.status not in accepted:
             raise _error(method, path, answer.status, data, answer.headers)
         return answer.status, msgspec.json.decode(data) if data[:1] == b"{" else {}, answer.headers
+
+
+async def _log_in(configuration: Configuration) -> None:
+    if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # the client's typing is partial
+        return
+    file = os.environ.get("KUBECONFIG") or config.KUBE_CONFIG_DEFAULT_LOCATION
+    load = config.load_kube_config(config_file=file, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]  # as above
+    await load
 
 
 def _error(method: str, path: str, code: int, data: bytes, headers: Mapping[str, str]) -> ClusterError:

@@ -54,7 +54,7 @@ class OperatorProgram:
         if everywhere:
             self._environment["KUBECONFIG"] = str(stage.plane.kubeconfig)
         else:
-            self._command += ["--watch", stage.namespace]
+            self._command += ["--namespace", stage.namespace]
         self._start()
 
     def _start(self) -> None:

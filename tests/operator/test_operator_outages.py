@@ -1,5 +1,6 @@
 """Operators that die, freeze and compete, an API server that stops, a database that cannot be reached."""
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -212,3 +213,23 @@ def test_an_operator_that_may_not_write_statuses_is_not_ready_and_does_not_end(s
             assert "403" in operator.probe("/readyz")[1]["wrong"]["status"]
         stage.until_phase("mute", "Succeeded")
         eventually(lambda: operator.probe("/readyz")[0] == 200, "an operator that is ready again")
+
+
+def test_a_process_whose_watch_dies_ends_with_an_error_instead_of_going_on_deaf(stage: Stage, tmp_path: Path) -> None:
+    with stage.operator() as first:
+        first.until_it_leads()
+        stage.kubeconfig = Path(shutil.copy(stage.kubeconfig, tmp_path / "kubeconfig"))
+        with stage.operator() as second:
+            eventually(lambda: second.probe("/readyz")[0] == 200, "a standby that is ready")
+            # Whoever watches logs in for itself, and finds nothing to log in with.
+            stage.kubeconfig.unlink()
+            first.kill()
+            assert second.process.wait(60) == 1
+            assert "error: the watch of the objects failed" in second.text()
+
+
+def test_a_program_that_finds_no_cluster_says_what_to_set(stage: Stage) -> None:
+    stage.cli.environment["KUBECONFIG"] = str(stage.folder / "none")
+    ended = stage.cli.run("operator", "--namespace", "default")
+    assert ended.returncode == 2
+    assert "set KUBECONFIG" in ended.stderr
