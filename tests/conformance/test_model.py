@@ -11,6 +11,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -74,15 +75,16 @@ def plain(value: Any) -> Any:
         return value.worker
     if isinstance(value, TurnHeader):
         return "a header"
-    if is_dataclass(value):
-        return {
-            field.name: "a time" if field.name in STORED_TIMES else plain(getattr(value, field.name))
-            for field in fields(value)
+    if isinstance(value, msgspec.Raw):
+        return bytes(value)
+    names = value.__struct_fields__ if isinstance(value, msgspec.Struct) else ()
+    names = tuple(field.name for field in fields(value)) if is_dataclass(value) else names
+    if names:
+        return type(value).__name__, {
+            name: "a time" if name in STORED_TIMES else plain(getattr(value, name)) for name in names
         }
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
-    if hasattr(value, "__struct_fields__"):
-        return type(value).__name__, [plain(getattr(value, name)) for name in value.__struct_fields__]
     return value
 
 

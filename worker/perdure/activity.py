@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
+import msgspec
+
 from perdure.engine.primitives.activity import schedule
 from perdure.engine.run import current
 from perdure.errors import DefinitionError, PerdureError
@@ -144,8 +146,7 @@ class _Decorator:
         raise AssertionError(function)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActivityInfo:
+class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What an attempt knows about itself.
 
     ``attempt`` counts from 1. ``idempotency_key`` is the same for every attempt

@@ -11,7 +11,6 @@ import contextvars
 import random
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn, Protocol
 
@@ -63,8 +62,7 @@ class Definition(Protocol):
     function: Callable[..., Coroutine[Any, Any, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What a turn came to.
 
     ``turn`` is to be recorded; None when nothing that came was wanted.

@@ -5,10 +5,11 @@ decisions. Stores, runtime, client and operator all speak in these types.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 from typing import NewType
+
+import msgspec
 
 from perdure.errors import PerdureError, RequestError
 from perdure.model.events import ClosedFromOutside, Closing, Failure, Incoming, Microseconds, Turn
@@ -69,8 +70,7 @@ def move(before: RunState, after: RunState) -> RunState:
     return after
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunInfo:
+class RunInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a run knows about itself from its first to its last turn."""
 
     id: str
@@ -80,8 +80,7 @@ class RunInfo:
     queue: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
+class NewRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An instance to start. ``key`` (a Kubernetes UID) makes the start unique for ever, not only while it is open."""
 
     id: str
@@ -95,8 +94,7 @@ class NewRun:
     timeout: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(msgspec.Struct, frozen=True, gc=False):
     """The answer to a start: the run, whether this call created it, and whether a worker of this process has it."""
 
     run_id: RunId
@@ -105,8 +103,7 @@ class Started:
     taken: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerInfo:
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who a worker is. ``lease`` is in seconds."""
 
     namespace: str
@@ -117,8 +114,7 @@ class WorkerInfo:
     lease: float
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True, gc=False):
     """A worker's right to own runs: the row and its random epoch. ``namespace`` is the tenant it serves."""
 
     worker: WorkerId
@@ -126,16 +122,14 @@ class Lease:
     namespace: str
 
 
-@dataclass(frozen=True, slots=True)
-class Renewal:
+class Renewal(msgspec.Struct, frozen=True, gc=False):
     """The answer to a heartbeat: the database's clock, and whether other workers' leases were found expired."""
 
     now: Microseconds
     reaped: bool
 
 
-@dataclass(frozen=True, slots=True)
-class InboxItem:
+class InboxItem(msgspec.Struct, frozen=True, gc=False):
     """A message with the number that its run gave it."""
 
     run_id: RunId
@@ -143,8 +137,7 @@ class InboxItem:
     event: Incoming | ClosedFromOutside
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedRun:
+class ClaimedRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A run with everything needed to go on: whole history and inbox, in order.
 
     ``tasks`` are the ``seq`` of the activities that have a row in the task table.
@@ -159,16 +152,14 @@ class ClaimedRun:
     deadline: Microseconds | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Visible:
+class Visible(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the author tells people about a run: ``workflow.set_status``."""
 
     text: str = ""
     progress: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Park:
+class Park(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Put the run to sleep, if it has consumed all ``mail``. ``wake_at=None``: only a message wakes it."""
 
     mail: int
@@ -176,32 +167,28 @@ class Park:
     waiting_for: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Close:
+class Close(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """End the run. ``outcome`` is the closing event as history has it."""
 
     state: RunState
     outcome: Closing | ClosedFromOutside
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Stop the run without losing anything: ``reason`` is a CamelCase word, ``message`` the whole story."""
 
     reason: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True, gc=False):
     """Give the run back to whoever is free."""
 
 
 Ending = Park | Close | Hold | Release
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTask:
+class NewTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An activity for another worker: it goes through the task table.
 
     ``options`` is JSON that the performing worker reads (timeouts and retry policy); stores only carry it.
@@ -217,8 +204,7 @@ class NewTask:
     delay: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one run asks one flush to do, all or nothing.
 
     ``turn`` is the encoded-to-be row; None when only the run's row changes.
@@ -234,8 +220,7 @@ class Commit:
     ending: Ending | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(msgspec.Struct, frozen=True, gc=False):
     """The answer to a `Commit`.
 
     ``recorded``: the turn is durable (now, or by an earlier try of the same
@@ -247,8 +232,7 @@ class Committed:
     ended: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedTask:
+class ClaimedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An activity attempt to carry out for a run that another process may own."""
 
     run_id: RunId
@@ -262,8 +246,7 @@ class ClaimedTask:
     last_failure: Failure | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskDone:
+class TaskDone(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The end of a task: the event goes to the run's inbox, the task row goes away."""
 
     run_id: RunId
@@ -271,8 +254,7 @@ class TaskDone:
     event: Incoming
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRetry:
+class TaskRetry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A failed attempt of a task; the next one has the number ``attempt`` and starts ``delay`` seconds from now."""
 
     run_id: RunId
@@ -285,8 +267,7 @@ class TaskRetry:
 TaskResult = TaskDone | TaskRetry
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSummary:
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A run as people, the CLI and the operator see it."""
 
     id: str
@@ -344,8 +325,7 @@ def states_of(phases: Iterable[str]) -> frozenset[RunState]:
     return frozenset(found)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryEvent:
+class HistoryEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One event of a history as readers see it; ``id`` counts from 1."""
 
     id: int
@@ -356,8 +336,7 @@ class HistoryEvent:
     event: object
 
 
-@dataclass(frozen=True, slots=True)
-class Hint:
+class Hint(msgspec.Struct, frozen=True, gc=False):
     """A wake-up that may be lost: work for a queue, mail for a worker, or a run that closed."""
 
     queues: frozenset[str] = frozenset()

@@ -10,7 +10,6 @@ import contextvars
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -23,8 +22,7 @@ from perdure.model.payload import encode
 from perdure.model.policies import ActivityOptions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt to make."""
 
     info: ActivityInfo
@@ -33,8 +31,7 @@ class Job:
     options: ActivityOptions
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """The attempt failed and another one may start ``delay`` seconds later, knowing the last heartbeat's details."""
 
     failure: Failure

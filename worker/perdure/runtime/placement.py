@@ -9,8 +9,9 @@ other queues or is not known here, becomes a task in the same commit.
 """
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from perdure.engine.primitives.activity import PendingActivity
 from perdure.engine.run import Decision, Run
@@ -34,8 +35,7 @@ class Site(Protocol):
     attempts: Attempts
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(msgspec.Struct, frozen=True, gc=False):
     """The ``seq`` of activities to start here, new rows for the task table, and rows to take out of it."""
 
     here: tuple[int, ...] = ()
