@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from perdure.model.events import WorkflowExecutionStarted
-from perdure.model.runs import ClaimedRun, Lease, RunState
+import msgspec
+
+from perdure.model.events import ActivityScheduled, Turn, TurnHeader, WorkflowExecutionStarted
+from perdure.model.runs import ClaimedRun, Lease, NewRun, RunState
 from tests.support.stores import Stage, behaviour, close, new_run, turn
 
 
@@ -15,10 +17,21 @@ class Taking:
     """A worker that would take runs, and those that it took."""
 
     lease: Lease
+    turn: Turn | None = None
     runs: list[ClaimedRun] = field(default_factory=list)
+    drops: int = 0
+
+    def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Taking:
+        assert (started.workflow, started.seed) == (new.workflow, new.seed)
+        if self.turn is not None:
+            self.turn = Turn(0, self.turn.header, (started, *self.turn.events))
+        return self
 
     def took(self, run: ClaimedRun) -> None:
         self.runs.append(run)
+
+    def dropped(self) -> None:
+        self.drops += 1
 
 
 @behaviour
@@ -35,6 +48,33 @@ async def test_a_run_that_is_taken_is_owned_with_its_turn_0_in_hand(stage: Stage
     assert await stage.store.owned(taker.lease) == [started.run_id]
     assert await stage.store.claim(await stage.worker("two"), 10) == []
     assert (await stage.flush(taker.lease, started.run_id, turn(1), close())).ended
+
+
+@behaviour
+async def test_a_first_turn_that_has_run_is_turn_0(stage: Stage) -> None:
+    large = msgspec.Raw(b'"' + b"x" * 50_000 + b'"')
+    events = (ActivityScheduled(1, "charge", large), ActivityScheduled(2, "pack", msgspec.Raw(b"[]")))
+    taker = Taking(await stage.worker(), Turn(0, TurnHeader(time=1_000_000, worker="one", build="b"), events))
+    started = await stage.store.start(new_run("order-1", input=bytes(large)), taker)
+    (run,) = taker.runs
+    assert run.history == (taker.turn,)
+    recorded = await stage.store.history(started.run_id)
+    assert [type(item.event) for item in recorded] == [WorkflowExecutionStarted, ActivityScheduled, ActivityScheduled]
+    assert {(item.turn, item.worker) for item in recorded} == {(0, "one")}
+    await stage.store.resign(taker.lease)
+    (claimed,) = await stage.store.claim(await stage.worker("two"), 10)
+    assert claimed.history == (taker.turn,)
+
+
+@behaviour
+async def test_a_first_turn_of_a_worker_without_a_lease_is_recorded_for_whoever_claims_the_run(stage: Stage) -> None:
+    events = (ActivityScheduled(1, "charge", msgspec.Raw(b"[]")),)
+    taker = Taking(await stage.worker(), Turn(0, TurnHeader(time=1_000_000, worker="one"), events))
+    await stage.store.resign(taker.lease)
+    started = await stage.store.start(new_run("order-1"), taker)
+    assert (started.created, started.taken, taker.runs, taker.drops) == (True, False, [], 1)
+    (claimed,) = await stage.store.claim(await stage.worker("two"), 10)
+    assert claimed.history == (taker.turn,)
 
 
 @behaviour

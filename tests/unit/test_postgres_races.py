@@ -85,6 +85,7 @@ def stage(database: str) -> Iterator[GatedStage]:
             f"CREATE ROLE {role}",
             f"GRANT USAGE ON SCHEMA perdure TO {role}",
             f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA perdure TO {role}",
+            f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA perdure TO {role}",
             f"CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS '{WAIT}'",
             "ALTER TABLE perdure.worker ENABLE ROW LEVEL SECURITY",
             f"CREATE POLICY gate ON perdure.worker TO {role} USING (public.gate())",

@@ -45,6 +45,7 @@ def modest(migrated: str) -> Iterator[str]:
         connection.execute(f"CREATE ROLE {role}".encode())
         connection.execute(f"GRANT USAGE ON SCHEMA perdure TO {role}".encode())
         connection.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA perdure TO {role}".encode())
+        connection.execute(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA perdure TO {role}".encode())
         yield f"{migrated}{'&' if '?' in migrated else '?'}options=-c%20role%3D{role}"
         connection.execute(f"DROP OWNED BY {role}".encode())
         connection.execute(f"DROP ROLE {role}".encode())

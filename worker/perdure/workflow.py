@@ -129,12 +129,13 @@ class WorkflowInfo:
 def info() -> WorkflowInfo:
     """Return what the run knows about itself."""
     run = _run("info()")
+    identity = run.identity()
     return WorkflowInfo(
-        id=run.info.id,
-        run_id=run.info.run_id,
-        namespace=run.info.namespace,
-        workflow=run.info.workflow,
-        queue=run.info.queue,
+        id=identity.id,
+        run_id=identity.run_id,
+        namespace=identity.namespace,
+        workflow=identity.workflow,
+        queue=identity.queue,
         start_time=_EPOCH + timedelta(microseconds=run.start_time),
         build_id=run.header.build or "",
         is_replaying=run.replaying,
@@ -254,9 +255,9 @@ class _RunLogger(logging.LoggerAdapter[logging.Logger]):
         run = current()
         if run is None:
             return msg, kwargs
-        extra = {"workflow_id": run.info.id, "run_id": run.info.run_id, **(kwargs.get("extra") or {})}
-        kwargs["extra"] = extra
-        return f"[{run.info.id}] {msg}", kwargs
+        identity = run.identity()
+        kwargs["extra"] = {"workflow_id": identity.id, "run_id": identity.run_id, **(kwargs.get("extra") or {})}
+        return f"[{identity.id}] {msg}", kwargs
 
 
 logger = _RunLogger(logging.getLogger("perdure.workflow"), {})

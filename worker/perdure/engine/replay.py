@@ -11,7 +11,7 @@ turn was written, and `Run.turn` moves it on.
 
 ::
 
-    turn 0   WorkflowExecutionStarted                  written by the starter
+    turn 0   WorkflowExecutionStarted                  written by the starter, if need be with what is turn 1 here
     turn 1   ActivityScheduled #1 charge               the code ran and asked for an activity
     turn 2   ActivityCompleted #1, TimerStarted #2     it was told the result and asked for a timer
     turn 3   TimerFired #2, WorkflowExecutionCompleted

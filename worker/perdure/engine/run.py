@@ -46,10 +46,10 @@ from perdure.model.events import (
 )
 from perdure.model.failure import record
 from perdure.model.payload import Signature, encode
-from perdure.model.runs import RunInfo, Visible
+from perdure.model.runs import UNBORN, RunInfo, Visible
 
 from . import flags as logic
-from . import matching
+from . import headers, matching
 from .loop import RunLoop, RunTask, TimerHandle, running
 from .primitives import activity, signal, timer
 
@@ -131,7 +131,8 @@ class Run:
             if not self.wanted(event):  # type: ignore[arg-type]  # the keys of _APPLY are the incoming events
                 raise self._mismatch(event, None)
             _APPLY[type(event)](self, event)
-        if turn.seq > 0 and not self.closed:
+        # Turn 0 has a worker when it was taken together with the start.
+        if (turn.seq > 0 or turn.header.worker is not None) and not self.closed:
             self._step()
             if len(self._commands) < len(recorded):
                 raise self._mismatch(recorded[len(self._commands)], None)
@@ -159,7 +160,7 @@ class Run:
         commands = tuple(self._commands)
         last = commands[-1] if commands else None
         closing = last if isinstance(last, Closing) else None
-        turn = Turn(self.turns - 1, _difference(before, self.header), (*applied, *commands))
+        turn = Turn(self.turns - 1, headers.difference(before, self.header), (*applied, *commands))
         return Decision(turn, commands, closing, visible)
 
     def _begin(self, seq: int, header: TurnHeader, recorded: Sequence[Command] | None) -> None:
@@ -167,17 +168,7 @@ class Run:
             message = f"turn {self.turns} of {self.info.id} is missing: its history goes on with turn {seq}"
             raise NonDeterminismError(message)
         self.turns += 1
-        before = self.header
-        # A new turn runs under today's rules, a recorded one under those of its time.
-        inherited = before.flags if recorded is not None else int(logic.CURRENT)
-        flags = header.flags if header.flags is not None else inherited
-        self.header = TurnHeader(
-            time=max(header.time, before.time),
-            build=header.build if header.build is not None else before.build,
-            python=header.python if header.python is not None else before.python,
-            flags=flags,
-            worker=header.worker if header.worker is not None else before.worker,
-        )
+        self.header = headers.effective(header, self.header, recorded=recorded is not None)
         self._flags = logic.known(self.header.flags or 0)
         self.loop.now = self.header.time
         self._recorded = recorded
@@ -250,6 +241,17 @@ class Run:
             self.loop.call_soon(self._main.cancel)
         else:
             self._main.cancel()
+
+    def identity(self) -> RunInfo:
+        """Return what the run knows about itself.
+
+        A run whose start is not recorded yet has no run id. Asking for it gives the turn up (raises `RunEvicted`);
+        it is taken again after the start.
+        """
+        if self.info.run_id == UNBORN:
+            self.fault = EngineFault("the run id is not known before the start is recorded")
+            raise RunEvicted
+        return self.info
 
     # --- what the code asks for -------------------------------------------------
 
@@ -360,17 +362,6 @@ _APPLY: dict[type, Callable[[Run, Any], None]] = {
     ActivityFailed: activity.failed,
     TimerFired: timer.fired,
 }
-
-
-def _difference(before: TurnHeader, after: TurnHeader) -> TurnHeader:
-    """Return the header to record: what did not change is left out."""
-    return TurnHeader(
-        time=after.time,
-        build=after.build if after.build != before.build else None,
-        python=after.python if after.python != before.python else None,
-        flags=after.flags if after.flags != before.flags else None,
-        worker=after.worker if after.worker != before.worker else None,
-    )
 
 
 def _code_position(definition: Definition) -> str:

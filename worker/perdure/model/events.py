@@ -207,7 +207,8 @@ class TurnHeader(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag=
 class Turn(msgspec.Struct, frozen=True, gc=False):
     """One row of history: the inbox items in the order in which they were applied, then the commands.
 
-    Turn 0 is written by whoever starts the instance and runs no workflow code.
+    Turn 0 is written by whoever starts the instance. It runs workflow code only when the starting process has a
+    worker that takes the run at once; then its header has a ``worker``.
     """
 
     seq: int

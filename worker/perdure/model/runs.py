@@ -17,6 +17,9 @@ from perdure.model.events import ClosedFromOutside, Closing, Failure, Incoming, 
 RunId = NewType("RunId", int)
 WorkerId = NewType("WorkerId", int)
 
+UNBORN = RunId(0)
+"""The id of a run whose first turn is taken before its start is recorded. No recorded run has it."""
+
 
 class RunState(IntEnum):
     """Where a run is. The numbers are stored; 10 and above are closed."""

@@ -12,13 +12,11 @@ for starts before its commit is durable.
 import asyncio
 import heapq
 import logging
-import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from perdure.activity import ActivityInfo
-from perdure.engine.flags import CURRENT
 from perdure.engine.primitives.activity import PendingActivity
 from perdure.engine.replay import replay
 from perdure.engine.run import Decision, Definition, Run
@@ -42,15 +40,16 @@ from perdure.model.policies import MICROSECONDS
 from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hold, InboxItem, Park, Release, RunState
 
 from .attempts import Attempts, Job, Retry, Verdict
+from .beginning import Begun
 from .clock import StoreClock
 from .flush import Answer, Flusher
 from .placement import Placed, place
+from .turns import header
 
 logger = logging.getLogger("perdure.worker")
 
 LINGER = 1.0
 """Seconds that a run without anything to do stays in memory before it is parked."""
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 DEADLINE = 0
 """The agenda's number for the run's own timeout; commands count from 1."""
 
@@ -82,7 +81,7 @@ class Home(Protocol):
 class Execution:
     """A run while this worker owns it."""
 
-    def __init__(self, home: Home, definition: Definition, claimed: ClaimedRun) -> None:
+    def __init__(self, home: Home, definition: Definition, claimed: ClaimedRun, begun: Begun | None = None) -> None:
         self.home = home
         self.info = claimed.info
         self.over = False
@@ -102,7 +101,18 @@ class Execution:
         self._scheduled = False
         self._wake: asyncio.TimerHandle | None = None
         self.receive(claimed.inbox)
-        self._schedule()
+        if begun is None:
+            self._schedule()
+        else:
+            self._go_on(begun)
+
+    def _go_on(self, begun: Begun) -> None:
+        """Do what the first turn asked for, now that it is recorded."""
+        self._run = begun.run
+        self._run.info = self.info
+        self._history = ()
+        self._add_timers(begun.decision)
+        self._after(begun.run, begun.placed.here)
 
     # --- what comes in ------------------------------------------------------------
 
@@ -157,7 +167,7 @@ class Execution:
             incoming = (*self._incoming, *(TimerFired(seq) for _, seq in due))
             self._incoming.clear()
             time = max([now, *(fire_at for fire_at, _ in due)])
-            decision = self._run.turn(self._header(time), incoming)
+            decision = self._run.turn(header(self.home.name, self.home.build, time), incoming)
         except EngineFault as fault:
             self._hold(type(fault).__name__.removesuffix("Error"), str(fault))
         except Exception as error:  # whatever it is, the run is held and the worker lives on
@@ -166,9 +176,6 @@ class Execution:
             self._hold("EngineFault", f"{failure.type}: {failure.message}\n{failure.traceback}")
         else:
             self._commit(self._run, decision, everything=everything)
-
-    def _header(self, time: int) -> TurnHeader:
-        return TurnHeader(time=time, build=self.home.build, python=PYTHON, flags=int(CURRENT), worker=self.home.name)
 
     def _take_due(self, run: Run, now: int) -> list[tuple[int, int]]:
         """Return the timers that are due, and start the attempts that are; the deadline alone as ``(0, DEADLINE)``."""
@@ -194,9 +201,7 @@ class Execution:
         else:
             placed = place(self.home, run, decision, self._remote, everything=everything)
             self._remote.update(task.seq for task in placed.tasks)
-        for command in decision.commands:
-            if isinstance(command, TimerStarted):
-                heapq.heappush(self._agenda, (command.fire_at, command.seq))
+        self._add_timers(decision)
         commit = Commit(
             run_id=self.info.run_id,
             turn=decision.turn,
@@ -210,6 +215,11 @@ class Execution:
             self._after(run, placed.here)
         else:
             self._submit(commit, lambda answer: self._recorded(run, answer, commit, placed.here))
+
+    def _add_timers(self, decision: Decision) -> None:
+        for command in decision.commands:
+            if isinstance(command, TimerStarted):
+                heapq.heappush(self._agenda, (command.fire_at, command.seq))
 
     def _submit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
         self._in_flight = True

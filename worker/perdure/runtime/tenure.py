@@ -14,12 +14,13 @@ from typing import Any
 
 from perdure.engine.run import Definition
 from perdure.errors import LeaseLostError, StoreUnavailableError
-from perdure.model.events import ClosedFromOutside, Closing
+from perdure.model.events import ClosedFromOutside, Closing, WorkflowExecutionStarted
 from perdure.model.policies import MICROSECONDS
 from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hint, Lease, NewRun, Park, Release, RunId, WorkerInfo
 from perdure.store.base import Store
 
 from .attempts import Attempts
+from .beginning import Beginning, Begun
 from .clock import StoreClock
 from .execution import Execution
 from .flush import Flusher
@@ -166,10 +167,15 @@ class Tenure:
             and len(self._executions) < self.charge.limits.activities
         )
 
-    def took(self, run: ClaimedRun) -> None:
-        """Own a run from its start."""
+    def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Beginning:
+        """Take the first turn of a run that may be ours from its start."""
+        return Beginning(self, self.charge.workflows[new.workflow], new, started, self._took)
+
+    def _took(self, run: ClaimedRun, begun: Begun | None) -> None:
         if not self.lost.is_set():
-            self._adopt(run)
+            self._adopt(run, begun)
+        elif begun is not None:
+            begun.run.evict()
 
     async def _release_strays(self) -> None:
         """Give back runs that the store says are ours and that we know nothing of, two looks in a row.
@@ -258,9 +264,9 @@ class Tenure:
                     await store.hold_unknown(self.lease)
             await hinted(self._work, CLAIM_POLL)
 
-    def _adopt(self, claimed: ClaimedRun) -> None:
+    def _adopt(self, claimed: ClaimedRun, begun: Begun | None = None) -> None:
         definition = self.charge.workflows[claimed.info.workflow]  # the store hands out what we registered, and no more
-        self._executions[claimed.info.run_id] = Execution(self, definition, claimed)
+        self._executions[claimed.info.run_id] = Execution(self, definition, claimed, begun)
 
     async def _inbox_loop(self) -> None:
         while True:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from perdure.errors import PayloadError
-from perdure.model.events import Incoming
+from perdure.model.events import Incoming, Turn, WorkflowExecutionStarted
 from perdure.model.runs import (
     ClaimedRun,
     ClaimedTask,
@@ -61,6 +61,19 @@ class CommitRefusedError(PayloadError):
         self.answers = list(answers)
 
 
+class Beginning(Protocol):
+    """A run that a worker would take, and its first turn. One of the two methods is called, once."""
+
+    turn: Turn | None
+    """Turn 0 with what the code asked for, to be recorded with the start; None: the start alone is recorded."""
+
+    def took(self, run: ClaimedRun) -> None:
+        """Own the run from now on. Called as soon as its start is durable, even if nobody waits for it any more."""
+
+    def dropped(self) -> None:
+        """Forget it: it was not created, or belongs to nobody yet."""
+
+
 class Taker(Protocol):
     """A worker in this process that would take a new run at once, without a claim."""
 
@@ -68,8 +81,8 @@ class Taker(Protocol):
     def lease(self) -> Lease:
         """By which right it takes it."""
 
-    def took(self, run: ClaimedRun) -> None:
-        """Own the run from now on. Called as soon as its start is durable, even if nobody waits for it any more."""
+    def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Beginning:
+        """Prepare to take a run that ``started`` is the first event of. Nothing may happen outside before `took`."""
 
 
 class Store(Protocol):
@@ -80,7 +93,7 @@ class Store(Protocol):
 
         While an instance of this id is open its run is returned instead, and a ``key`` that was ever used returns
         its run; the caller compares the workflow. The new run is `READY`; with a ``taker`` whose lease is in force it
-        is `OWNED` from the start.
+        is `OWNED` from the start, and turn 0 is the one that the taker has begun with.
         """
 
     async def owned(self, lease: Lease) -> list[RunId]:

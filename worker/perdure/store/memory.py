@@ -11,6 +11,7 @@ from perdure.errors import PayloadError
 from perdure.model import codec
 from perdure.model.events import (
     Incoming,
+    Turn,
     TurnHeader,
     WorkflowExecutionCancelRequested,
     WorkflowExecutionTerminated,
@@ -70,13 +71,18 @@ class MemoryStore(MemoryWorkers):
                 created_at=now,
                 deadline=None if new.timeout is None else now + round(new.timeout * 1_000_000),
             )
-            run.history[0] = codec.encode_turn(TurnHeader(time=now), [event])
+            beginning = taker.begin(new, event) if taker is not None else None
+            turn = beginning.turn if beginning is not None else None
+            written = turn or Turn(0, TurnHeader(time=now), (event,))
+            run.history[0] = codec.encode_turn(written.header, written.events)
             self.runs[run.id] = run
-            if taker is not None and self._in_force(taker.lease):
+            if taker is not None and beginning is not None and self._in_force(taker.lease):
                 run.state, run.owner, run.started_at = move(run.state, RunState.OWNED), taker.lease.worker, now
                 self._changed(run)
-                taker.took(records.newborn(new, run.id, now))
+                beginning.took(records.newborn(new, event, run.id, now, turn))
             else:
+                if beginning is not None:
+                    beginning.dropped()
                 self.hint(Hint(queues=frozenset({run.queue})))
             return Started(run.id, created=True, workflow=run.workflow, taken=run.state is RunState.OWNED)
 

@@ -56,12 +56,14 @@ def started_event(new: NewRun) -> WorkflowExecutionStarted:
     return WorkflowExecutionStarted(new.workflow, msgspec.Raw(new.input), new.seed)
 
 
-def newborn(new: NewRun, run_id: RunId, created_at: Microseconds) -> ClaimedRun:
-    """Return a run that was owned from its start, as a claim would return it."""
+def newborn(
+    new: NewRun, started: WorkflowExecutionStarted, run_id: RunId, created_at: Microseconds, turn: Turn | None
+) -> ClaimedRun:
+    """Return a run that was owned from its start, as a claim would return it; ``turn`` is its turn 0, if it has run."""
     timeout = None if new.timeout is None else created_at + round(new.timeout * 1_000_000)
     return ClaimedRun(
         info=RunInfo(id=new.id, run_id=run_id, namespace=new.namespace, workflow=new.workflow, queue=new.queue),
-        history=(Turn(0, TurnHeader(time=created_at), (started_event(new),)),),
+        history=(turn or Turn(0, TurnHeader(time=created_at), (started,)),),
         inbox=(),
         tasks=(),
         mail=0,

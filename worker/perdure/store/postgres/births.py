@@ -7,18 +7,21 @@ Like the flush of turns it has no timer: a start that is alone goes out at once.
 import asyncio
 import secrets
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 import psycopg
+from psycopg import errors
 
 from perdure.errors import PayloadError
 from perdure.model import codec
-from perdure.model.runs import Hint, NewRun, RunId, Started
+from perdure.model.events import WorkflowExecutionStarted
+from perdure.model.runs import Hint, Lease, NewRun, RunId, Started
 from perdure.store import records
-from perdure.store.base import Taker
+from perdure.store.base import Beginning, Taker
 from perdure.store.postgres.arrays import byteas, int4s, int8, int8s, texts
-from perdure.store.postgres.connection import Lane
+from perdure.store.postgres.connection import Lane, Row
 from perdure.store.postgres.leasing import NOBODY, fence
 
 BATCH = 500
@@ -27,19 +30,44 @@ BATCH_BYTES = 1_000_000
 _encoder = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Birth:
-    """A start that waits to be written, and who waits for it."""
+    """A start that waits to be written, and who waits for it. Either ``event`` or the whole ``turn`` is recorded."""
 
     new: NewRun
-    event: bytes
-    outside: list[bytes]
-    taker: Taker | None
+    started: WorkflowExecutionStarted
     answer: asyncio.Future[Started]
+    lease: Lease | None = None
+    beginning: Beginning | None = None
+    event: bytes | None = None
+    turn: bytes | None = None
+    outside: Sequence[bytes] = ()
 
     @property
     def size(self) -> int:
-        return len(self.event) + sum(map(len, self.outside))
+        return len(self.event or b"") + len(self.turn or b"") + sum(map(len, self.outside))
+
+    def settle(self, row: Row, *, first: bool) -> None:
+        """Answer with what the statement says of this start; ``first``: of several for one id, it is the one."""
+        _, run_id, created, workflow, taken, created_at = row
+        taken = taken and first
+        beginning, self.beginning = self.beginning, None
+        if beginning is not None and taken:
+            beginning.took(records.newborn(self.new, self.started, RunId(run_id), created_at, beginning.turn))
+        elif beginning is not None:
+            beginning.dropped()
+        if not self.answer.done():
+            self.answer.set_result(Started(RunId(run_id), created and first, workflow, taken))
+
+    def fail(self, error: BaseException | None) -> None:
+        """Answer with an error; with None the store is closing."""
+        if self.beginning is not None:
+            self.beginning.dropped()
+            self.beginning = None
+        if error is None:
+            self.answer.cancel()
+        elif not self.answer.done():
+            self.answer.set_exception(error)
 
 
 class Births:
@@ -53,13 +81,20 @@ class Births:
     async def start(self, new: NewRun, taker: Taker | None) -> tuple[Started, Hint]:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
         records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "")
-        (event,), outside = codec.split_payloads([records.started_event(new)], records.LARGE)
-        answer: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Birth(new, _encoder.encode(event), outside, taker, answer))
+        birth = _Birth(new, records.started_event(new), asyncio.get_running_loop().create_future())
+        if taker is not None:
+            birth.lease, birth.beginning = taker.lease, taker.begin(new, birth.started)
+        turn = birth.beginning.turn if birth.beginning is not None else None
+        events, birth.outside = codec.split_payloads((birth.started,) if turn is None else turn.events, records.LARGE)
+        if turn is None:
+            birth.event = _encoder.encode(events[0])
+        else:
+            birth.turn = codec.encode_turn(turn.header, events)
+        self._waiting.append(birth)
         if self._task is None:
             # A task begins with the next round of the event loop: whoever asks in this one comes along.
             self._task = asyncio.create_task(self._write_all(), name="perdure-start")
-        started = await answer
+        started = await birth.answer
         nobody_has_it = started.created and not started.taken
         return started, Hint(queues=frozenset({new.queue})) if nobody_has_it else Hint()
 
@@ -73,64 +108,72 @@ class Births:
         try:
             while self._waiting:
                 batch = self._next()
+                error: Exception | None = None
                 try:
                     await self._write(batch)
-                except Exception as error:  # noqa: BLE001  # it belongs to those who asked
-                    for birth in batch:
-                        if not birth.answer.done():
-                            birth.answer.set_exception(error)
+                except Exception as raised:  # noqa: BLE001  # it belongs to those who asked
+                    error = raised
                 finally:
                     for birth in batch:
-                        birth.answer.cancel()  # those that have no answer yet: the store is closing
+                        if not birth.answer.done() or birth.beginning is not None:
+                            birth.fail(error)
         finally:
             self._task = None
-            for birth in self._waiting:
-                birth.answer.cancel()
+            while self._waiting:
+                self._waiting.popleft().fail(None)
 
     def _next(self) -> list[_Birth]:
-        batch, size = [self._waiting.popleft()], 0
-        while self._waiting and len(batch) < BATCH and size + self._waiting[0].size < BATCH_BYTES:
-            size += self._waiting[0].size
+        """Take what one statement can carry: it can make one run of an id or a key only."""
+        batch: list[_Birth] = []
+        size = 0
+        names: set[object] = set()
+        while self._waiting and len(batch) < BATCH:
+            birth = self._waiting[0]
+            own = {(birth.new.namespace, birth.new.id), birth.new.key} - {None}
+            if batch and (size + birth.size > BATCH_BYTES or own & names):
+                break
             batch.append(self._waiting.popleft())
+            size += birth.size
+            names |= own
         return batch
 
-    async def _write(self, batch: list[_Birth]) -> None:
-        """Write a batch. Starts that lost a race are not answered by the statement, and are asked for again."""
-        while batch:
-            try:
-                rows = await self._lane.fetch("start", _parameters(batch, secrets.randbits(63)))
-            except (psycopg.DataError, psycopg.IntegrityError) as error:
-                if len(batch) == 1:
-                    message = f"{batch[0].new.id} cannot be started: {' '.join(str(error).split())}"
-                    raise PayloadError(message) from error
-                for birth in batch:
-                    try:
-                        await self._write([birth])
-                    except PayloadError as refusal:
-                        if not birth.answer.done():
-                            birth.answer.set_exception(refusal)
+    async def _write(self, batch: Sequence[_Birth]) -> None:
+        """Write a batch. When another process starts one of its ids at the same moment, the next try finds that run."""
+        tag = secrets.randbits(63)
+        try:
+            while True:
+                try:
+                    rows = await self._lane.fetch("start", _parameters(batch, tag))
+                    break
+                except errors.UniqueViolation:
+                    continue
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            if len(batch) == 1:
+                message = f"{batch[0].new.id} cannot be started: {' '.join(str(error).split())}"
+                batch[0].fail(PayloadError(message))
                 return
-            given: set[int] = set()
-            for place, run_id, created, workflow, taken, created_at in sorted(rows):
-                birth = batch[place - 1]
-                first = run_id not in given  # after a lost answer every start of one id looks like the one that made it
-                given.add(run_id)
-                if taken and first and birth.taker is not None:
-                    birth.taker.took(records.newborn(birth.new, RunId(run_id), created_at))
-                if not birth.answer.done():
-                    birth.answer.set_result(Started(RunId(run_id), created and first, workflow, taken and first))
-            batch = [birth for birth in batch if not birth.answer.done()]
+            for birth in batch:
+                await self._write([birth])
+            return
+        given: set[int] = set()
+        for row in sorted(rows):
+            batch[row[0] - 1].settle(row, first=row[1] not in given)  # a key and an id may name the same run
+            given.add(row[1])
 
 
-def _parameters(batch: list[_Birth], tag: int) -> dict[str, object]:
+def _parameters(batch: Sequence[_Birth], tag: int) -> dict[str, object]:
     new = [birth.new for birth in batch]
     # One statement has one fence: should several workers of a process want runs, the first one named gets its own.
-    lease = next((birth.taker.lease for birth in batch if birth.taker is not None), None)
-    outside = [(place, data) for place, birth in enumerate(batch, 1) for data in birth.outside]
+    lease = next((birth.lease for birth in batch if birth.lease is not None), None)
+    outside = [
+        (place, ordinal, data)
+        for place, birth in enumerate(batch, start=1)
+        for ordinal, data in enumerate(birth.outside, start=1)
+    ]
     return {
         **(fence(lease) if lease is not None else NOBODY),
         "claim": int8(tag),
-        "taken": int4s([int(birth.taker is not None and birth.taker.lease == lease) for birth in batch]),
+        "taken": int4s([int(birth.lease is not None and birth.lease == lease) for birth in batch]),
         "namespaces": texts([run.namespace for run in new]),
         "instances": texts([run.id for run in new]),
         "workflows": texts([run.workflow for run in new]),
@@ -139,6 +182,8 @@ def _parameters(batch: list[_Birth], tag: int) -> dict[str, object]:
         "priorities": int4s([run.priority for run in new]),
         "timeouts": int8s([None if run.timeout is None else round(run.timeout * 1_000_000) for run in new]),
         "events": byteas([birth.event for birth in batch]),
-        "payload_places": int8s([place for place, _ in outside]),
-        "payloads": byteas([data for _, data in outside]),
+        "turns": byteas([birth.turn for birth in batch]),
+        "payload_places": int8s([place for place, _, _ in outside]),
+        "payload_ordinals": int4s([ordinal for _, ordinal, _ in outside]),
+        "payloads": byteas([data for _, _, data in outside]),
     }

@@ -15,8 +15,11 @@ CREATE TABLE perdure.worker (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE perdure.worker IS 'Who may own runs. A heartbeat updates one row in place; removing the row fences the worker.';
 
+-- Drawn by the statement that starts runs, which needs the number in more than one place.
+CREATE SEQUENCE perdure.run_id;
+
 CREATE TABLE perdure.run (
-    id               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id               bigint PRIMARY KEY,
     namespace        text NOT NULL,
     instance         text NOT NULL,
     workflow         text NOT NULL,
@@ -45,6 +48,7 @@ CREATE TABLE perdure.run (
     cancel_requested boolean NOT NULL DEFAULT false,
     outcome          bytea
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
+ALTER SEQUENCE perdure.run_id OWNED BY perdure.run.id;
 COMMENT ON TABLE perdure.run IS 'state: 0 ready, 1 owned, 2 parked, 3 held, 10 completed, 11 failed, 12 cancelled, 13 terminated, 14 timed out';
 
 CREATE UNIQUE INDEX run_instance ON perdure.run (namespace, instance, closed_as);

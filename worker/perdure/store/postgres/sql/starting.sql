@@ -1,56 +1,62 @@
 -- What clients do: one statement each, no lease.
 
 -- name: start
--- Runs and their turns 0, unless the key was ever used or an instance of this id is open: then those runs. No row for a
--- place: another start won (in this batch, or too late for the snapshot to show it), and the caller repeats it.
--- Runs that a worker of the asking process would take are its own from the start; by the tag of the statement a repeat
--- after a lost answer finds them again.
+-- Runs and their turns 0, unless the key was ever used or an instance of this id is open: then those runs. When another
+-- start wins too late for the snapshot to show it, the statement fails as a whole, and the caller repeats it; the order
+-- of the inserts keeps two such statements from waiting for each other.
+-- Runs that a worker of the asking process would take are its own from the start, with the first turn that it has taken
+-- already. By the tag of the statement a repeat after a lost answer finds what it made.
 WITH fence AS MATERIALIZED (
     SELECT id FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
     FOR KEY SHARE
 ), asked AS MATERIALIZED (
     SELECT a.*, coalesce(k.id, o.id) AS known_id, coalesce(k.workflow, o.workflow) AS known_workflow,
-           (SELECT id FROM fence WHERE a.taken = 1) AS taker,
-           (o.owner = :worker::bigint AND o.claim = :claim::bigint) IS TRUE AS ours, o.created_at AS known_since
+           coalesce(k.claim, o.claim) = :claim::bigint AS ours, coalesce(k.owner, o.owner) AS known_owner,
+           coalesce(k.created_at, o.created_at) AS known_since
     FROM unnest(
         :namespaces::text[], :instances::text[], :workflows::text[], :queues::text[], :keys::text[],
-        :priorities::integer[], :timeouts::bigint[], :events::bytea[], :taken::integer[]
-    ) WITH ORDINALITY AS a (namespace, instance, workflow, queue, key, priority, timeout, event, taken, place)
+        :priorities::integer[], :timeouts::bigint[], :events::bytea[], :turns::bytea[], :taken::integer[]
+    ) WITH ORDINALITY AS a (namespace, instance, workflow, queue, key, priority, timeout, event, turn, taken, place)
     LEFT JOIN perdure.run k ON k.key = a.key
     LEFT JOIN perdure.run o ON o.namespace = a.namespace AND o.instance = a.instance AND o.closed_as = 0
+), placed AS MATERIALIZED (
+    SELECT n.*, nextval('perdure.run_id') AS id FROM (
+        SELECT asked.*, CASE WHEN taken = 1 THEN (SELECT id FROM fence) END AS owner
+        FROM asked WHERE known_id IS NULL
+        ORDER BY namespace, instance
+    ) n
 ), created AS (
     INSERT INTO perdure.run (
-        namespace, instance, workflow, queue, key, priority, deadline, state, owner, claim, claims, started_at
+        id, namespace, instance, workflow, queue, key, priority, deadline, state, owner, claim, claims, started_at
     )
-    SELECT namespace, instance, workflow, queue, key, priority, now() + timeout * interval '1 microsecond',
-           CASE WHEN taker IS NULL THEN 0 ELSE 1 END, taker, CASE WHEN taker IS NOT NULL THEN :claim::bigint END,
-           CASE WHEN taker IS NULL THEN 0 ELSE 1 END, CASE WHEN taker IS NOT NULL THEN now() END
-    FROM asked
-    WHERE known_id IS NULL
-    ORDER BY place
-    ON CONFLICT DO NOTHING
-    RETURNING id, namespace, instance, key, workflow, created_at, owner
-), placed AS MATERIALIZED (
-    SELECT DISTINCT ON (c.id) c.id, c.workflow, c.created_at, c.owner, a.place, a.event
-    FROM created c JOIN asked a ON a.namespace = c.namespace AND a.instance = c.instance
-    WHERE a.known_id IS NULL AND a.key IS NOT DISTINCT FROM c.key
-    ORDER BY c.id, a.place
-), turn AS (
+    SELECT id, namespace, instance, workflow, queue, key, priority, now() + timeout * interval '1 microsecond',
+           CASE WHEN owner IS NULL THEN 0 ELSE 1 END, owner, :claim::bigint,
+           CASE WHEN owner IS NULL THEN 0 ELSE 1 END, CASE WHEN owner IS NOT NULL THEN now() END
+    FROM placed
+), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events)
     SELECT id, 0,
-           '\x01'::bytea
-           || convert_to('[{"type":"Turn","time":' || (extract(epoch FROM created_at) * 1000000)::bigint || '},', 'UTF8')
-           || event || ']'::bytea
+           coalesce(
+               turn,
+               '\x01'::bytea
+               || convert_to(
+                      '[{"type":"Turn","time":' || (extract(epoch FROM now()) * 1000000)::bigint || '},', 'UTF8'
+                  )
+               || event || ']'::bytea
+           )
     FROM placed
 ), outside AS (
     INSERT INTO perdure.payload (run_id, seq, ordinal, data)
-    SELECT placed.id, 0, 1, p.data
-    FROM placed JOIN unnest(:payload_places::bigint[], :payloads::bytea[]) AS p (place, data) ON p.place = placed.place
+    SELECT placed.id, 0, p.ordinal, p.data
+    FROM placed
+    JOIN unnest(:payload_places::bigint[], :payload_ordinals::integer[], :payloads::bytea[]) AS p (place, ordinal, data)
+        ON p.place = placed.place
 )
-SELECT place, id, true, workflow, owner IS NOT NULL, (extract(epoch FROM created_at) * 1000000)::bigint FROM placed
+SELECT place, id, true, workflow, owner IS NOT NULL, (extract(epoch FROM now()) * 1000000)::bigint FROM placed
 UNION ALL
-SELECT place, known_id, ours, known_workflow, ours, (extract(epoch FROM known_since) * 1000000)::bigint
+SELECT place, known_id, ours IS TRUE, known_workflow, (ours AND known_owner = :worker::bigint) IS TRUE,
+       (extract(epoch FROM known_since) * 1000000)::bigint
 FROM asked WHERE known_id IS NOT NULL;
 
 -- name: deliver

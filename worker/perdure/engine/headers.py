@@ -1,0 +1,34 @@
+"""Headers of turns: what a turn inherits from the one before, and what is worth recording.
+
+What lives here: two pure functions. What must not: the run. `run` calls them.
+"""
+
+from perdure.model.events import TurnHeader
+
+from . import flags as logic
+
+
+def effective(header: TurnHeader, before: TurnHeader, *, recorded: bool) -> TurnHeader:
+    """Return the header with everything that it leaves out taken from ``before``; time never goes back.
+
+    A new turn runs under today's rules, a ``recorded`` one under those of its time.
+    """
+    inherited = before.flags if recorded else int(logic.CURRENT)
+    return TurnHeader(
+        time=max(header.time, before.time),
+        build=header.build if header.build is not None else before.build,
+        python=header.python if header.python is not None else before.python,
+        flags=header.flags if header.flags is not None else inherited,
+        worker=header.worker if header.worker is not None else before.worker,
+    )
+
+
+def difference(before: TurnHeader, after: TurnHeader) -> TurnHeader:
+    """Return the header to record: what did not change is left out."""
+    return TurnHeader(
+        time=after.time,
+        build=after.build if after.build != before.build else None,
+        python=after.python if after.python != before.python else None,
+        flags=after.flags if after.flags != before.flags else None,
+        worker=after.worker if after.worker != before.worker else None,
+    )
