@@ -22,7 +22,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --system-certs --universal --python-ver
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header $(LOCK_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test unit fmt lint type cluster-binary clean venv go
+.PHONY: help setup lock demo test unit bench fmt lint type cluster-binary clean venv go
 
 help:  ## List the habits
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,9 @@ test: setup lint type cluster-binary  ## Everything that CI runs: lint, types, a
 unit: setup  ## The fast tests only
 	$(BIN)/pytest tests/unit tests/conformance tests/replay tests/house
 
+bench: setup  ## Measure against DBOS and bare floors, write docs/benchmarks (SCALE=full for the long one)
+	$(BIN)/python -m benchmarks --scale $(or $(SCALE),default)
+
 fmt: setup  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -58,7 +61,7 @@ cluster-binary: setup go  ## Build the Kubernetes control plane that the tests r
 	$(WITH_GO) $(BIN)/python -m tests.support.kubernetes build
 
 clean:  ## Remove .venv and everything else that these habits made here
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-bench dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # uv installs the lock in a few seconds where pip takes half a minute; pip's part is to bring uv, from the same lock.

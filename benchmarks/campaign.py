@@ -1,0 +1,101 @@
+"""Carrying a plan out: databases, programs, rounds in turns.
+
+What lives here: the order of things. What must not: what is measured (`plan`) and what the numbers mean (`report`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.environment import dbos_python
+from benchmarks.measure import Sample
+from benchmarks.plan import DBOS, Scenario, Step, Subject
+from benchmarks.programs import Program
+from benchmarks.results import Measured
+from benchmarks.talk import Setup
+from perdure.store.postgres.migrate import migrate
+from tests.support.postgres import Server
+
+
+LEAST_ROWS = 30_000
+"""How many rows a floor writes at least, so that it runs long enough to be measured (fewer in small batches)."""
+
+
+@dataclass
+class Campaign:
+    """Scenarios on one server. Databases are kept until the server goes: dropping one forces a checkpoint."""
+
+    server: Server
+    say: Callable[[str], None]
+    found: list[Measured] = field(default_factory=list)
+
+    def run(self, scenarios: Iterable[Scenario]) -> list[Measured]:
+        """Measure everything and return it in the order of the plan."""
+        monitor = self.server.create_database()
+        for scenario in scenarios:
+            began = time.monotonic()
+            self.say(f"{scenario.name}: {scenario.about}")
+            with contextlib.ExitStack() as stack:
+                programs: dict[str, Program] = {}
+                for step in scenario.steps:
+                    if step.subject.identity not in programs:
+                        program = stack.enter_context(self.start(step.subject, monitor))
+                        programs[step.subject.identity] = program
+                self.measure(scenario, programs)
+            self.say(f"  {time.monotonic() - began:.0f} s")
+        return self.found
+
+    def start(self, subject: Subject, monitor: str) -> Program:
+        """Start a subject on a database of its own."""
+        dsn = self.server.create_database()
+        if subject.module.startswith("benchmarks.perdure"):
+            migrate(dsn)
+        python = dbos_python() if subject.name == DBOS.name else sys.executable
+        return Program(subject.module, Setup(dsn, monitor, dict(subject.options)), python=python)
+
+    def measure(self, scenario: Scenario, programs: dict[str, Program]) -> None:
+        """Warm every subject, then let them take turns, round by round."""
+        places = [Measured(scenario.name, step.setting, step.subject.name, []) for step in scenario.steps]
+        self.found += places
+
+        def one(step: Step, place: Measured) -> None:
+            place.samples.append(programs[step.subject.identity].ask(step.ask, self.arguments(scenario.name, step)))
+
+        for step in scenario.steps:
+            if step.warm is not None:
+                programs[step.subject.identity].ask(step.ask, step.warm)
+        for number in range(max(step.rounds for step in scenario.steps)):
+            due = [pair for pair in zip(scenario.steps, places, strict=True) if number < pair[0].rounds]
+            if scenario.together:
+                with ThreadPoolExecutor(len(due)) as pool:
+                    list(pool.map(lambda pair: one(*pair), due))
+            else:
+                for step, place in due:
+                    one(step, place)
+        for place in places:
+            self.say(f"  {place.line(scenario.unit)}")
+
+    def arguments(self, scenario: str, step: Step) -> dict[str, Any]:
+        """Return the arguments; a floor gets those of the rows that were written last."""
+        if step.rows_of is None:
+            return dict(step.arguments)
+        wanted = (scenario, step.setting, step.rows_of)
+        return rows_like(next(m for m in self.found if (m.scenario, m.setting, m.subject) == wanted).samples[-1])
+
+
+def rows_like(sample: Sample) -> dict[str, int]:
+    """Return what a floor has to write to have written what this sample recorded."""
+    rows = int(sample.extra["rows"])
+    times = max(1, round(LEAST_ROWS * min(1, rows / max(1, sample.extra["flushes"]) / 10) / rows))
+    return {
+        "rows": rows * times,
+        "size": max(1, round(sample.extra["bytes"] / rows)),
+        "batch": max(1, min(500, round(rows / max(1, sample.extra["flushes"])))),
+        "operations": sample.operations * times,
+    }
