@@ -65,7 +65,7 @@ async def test_runs_in_flight_share_their_commits(migrated: str) -> None:
 
 @run_async
 async def test_an_idle_worker_sends_at_most_one_statement_a_second(migrated: str) -> None:
-    seconds = 6
+    seconds = 10
     async with Client.connect(migrated) as client, Worker(client, workflows=[sequence], activities=[step]):
         await settled(client)
         await asyncio.sleep(1)
@@ -77,5 +77,5 @@ async def test_an_idle_worker_sends_at_most_one_statement_a_second(migrated: str
 
 def test_the_intervals_add_up_to_less_than_one_statement_a_second() -> None:
     beats = 3 / Limits().lease
-    looks = 1 / tenure.CLAIM_POLL + 1 / tenure.TASK_POLL + 1 / tenure.RECOVER_POLL
-    assert beats + looks <= 1.01
+    looks = 1 / tenure.CLAIM_POLL + 1 / tenure.TASK_POLL + 2 / tenure.RECOVER_POLL
+    assert beats + looks <= 0.9

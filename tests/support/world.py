@@ -28,18 +28,24 @@ class World:
         self.url = url
         self._memory = MemoryStore() if url == "memory://" else None
         self._stores: list[FullStore] = []
+        self._clients: list[Client] = []
 
     async def client(self, namespace: str = "default") -> Client:
         """Return an open client."""
-        store = self._memory
-        if store is None:
-            opened = await open_store(self.url)
-            self._stores.append(opened)
-            return await Client.over(opened, namespace=namespace).__aenter__()
-        return await Client.over(store, namespace=namespace).__aenter__()
+        store: FullStore
+        if self._memory is not None:
+            store = self._memory
+        else:
+            store = await open_store(self.url)
+            self._stores.append(store)
+        client = await Client.over(store, namespace=namespace).__aenter__()
+        self._clients.append(client)
+        return client
 
     async def close(self) -> None:
-        """Close every store that was opened."""
+        """Close every client and every store that was opened."""
+        for client in self._clients:
+            await client.__aexit__(None, None, None)
         for store in self._stores:
             await store.close()
 

@@ -90,7 +90,7 @@ class WorkflowHandle(Generic[R]):
         `WorkflowTerminatedError` or `WorkflowTimedOutError` when it closed
         without a result, `PayloadError` when the result does not fit the type.
         """
-        outcome = await self._client.watcher.outcome(await self._run_id())
+        outcome = await self._client.outcome(await self._run_id())
         if isinstance(outcome, WorkflowExecutionCompleted):
             return cast("R", self._result.read(outcome.result, f"the result of {self.id}"))
         raise failure_of(self.id, outcome)
@@ -328,6 +328,11 @@ class Client:
             before=RunId(before) if before is not None else None,
         )
         return await self.store.list_runs(self.namespace, where)
+
+    async def outcome(self, run_id: RunId) -> Closing | ClosedFromOutside:
+        """Wait until the run closes and return its last event."""
+        self.hints.add(self.watcher.on_hint)
+        return await self.watcher.outcome(run_id)
 
     async def deliver(self, instance: str, event: Incoming) -> None:
         """Put a message into the inbox of an open instance."""

@@ -20,6 +20,8 @@ Outcome = Closing | ClosedFromOutside
 SHORTEST = 0.02
 LONGEST = 1.0
 """Seconds between two looks: from the first to the last, doubling while nothing closes."""
+SHARE = 0.25
+"""The most of its time that the watcher spends on looks which hints ask for: they come in swarms."""
 
 
 class Watcher:
@@ -28,6 +30,7 @@ class Watcher:
     def __init__(self, store: ReadStore) -> None:
         self._store = store
         self._waiting: dict[RunId, asyncio.Future[Outcome]] = {}
+        self._near: set[RunId] = set()
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -36,20 +39,32 @@ class Watcher:
         future = self._waiting.get(run_id)
         if future is None:
             future = self._waiting[run_id] = asyncio.get_running_loop().create_future()
-            self._news.set()
+            if run_id not in self._near:
+                self._news.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch(), name="perdure-watcher")
         return await asyncio.shield(future)
 
+    def near(self, run_id: RunId) -> None:
+        """Take note that a worker of this process has the run, and will most likely say when it closes."""
+        self._near.add(run_id)
+
+    def far(self, run_id: RunId) -> None:
+        """Take note that the run has left this process and is still open: only the store can tell."""
+        self._near.discard(run_id)
+        if run_id in self._waiting:
+            self._news.set()
+
     def closed(self, run_id: RunId, outcome: Outcome) -> None:
-        """Take note that a run closed in this process."""
+        """Take note that a run closed."""
+        self._near.discard(run_id)
         future = self._waiting.pop(run_id, None)
         if future is not None and not future.done():
             future.set_result(outcome)
 
     def on_hint(self, hint: Hint) -> None:
         """Look now: some run closed somewhere."""
-        if hint.closed:
+        if hint.closed and self._waiting.keys() - self._near:
             self._news.set()
 
     async def stop(self) -> None:
@@ -61,25 +76,28 @@ class Watcher:
             future.cancel()
 
     async def _watch(self) -> None:
-        pause, loop = SHORTEST, asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        pause = SHORTEST
         while self._waiting:
             self._news.clear()
+            began_at = loop.time()
             try:
                 if await self._look():
                     pause = SHORTEST
             except StoreError as error:
                 logger.warning("cannot look for results, trying again: %s", error)
-            looked_at = loop.time()
+            took = loop.time() - began_at
             try:
                 async with asyncio.timeout(pause):
                     await self._news.wait()
             except TimeoutError:
                 pause = min(LONGEST, pause * 2)
-            # Hints come in swarms, and most are about runs that closed in this process.
-            await asyncio.sleep(looked_at + SHORTEST - loop.time())
+            await asyncio.sleep(began_at + took / SHARE - loop.time())
 
     async def _look(self) -> bool:
-        asked = list(self._waiting)
+        asked = [run_id for run_id in self._waiting if run_id not in self._near]
+        if not asked:
+            return False
         summaries = await self._store.summaries(asked)
         found = False
         for summary in summaries:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from perdure.engine.run import Definition
 from perdure.errors import LeaseLostError, StoreUnavailableError
@@ -32,14 +32,25 @@ logger = logging.getLogger("perdure.worker")
 
 CLAIM = 100
 """Most runs taken at a time, so that a new worker finds something to take."""
-CLAIM_POLL = 2.0
-TASK_POLL = 6.0
+CLAIM_POLL = 2.5
+TASK_POLL = 10.0
 INBOX_POLL = 0.5
 """Seconds between two looks when nobody hints. An idle worker looks for runs and
 tasks only and stays below one statement a second, heartbeats included."""
 RECOVER_POLL = 30.0
 
-ClosedCallback = Callable[[RunId, Closing | ClosedFromOutside], None]
+
+class Audience(Protocol):
+    """Those in this process who wait for runs; `watcher.Watcher` is one."""
+
+    def near(self, run_id: RunId) -> None:
+        """Told of every run that the worker takes."""
+
+    def far(self, run_id: RunId) -> None:
+        """Told of every run that leaves the worker open, or closed by somebody else."""
+
+    def closed(self, run_id: RunId, outcome: Closing | ClosedFromOutside) -> None:
+        """Told of every run that the worker closes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +78,7 @@ class Charge:
     workflows: Mapping[str, Definition]
     activities: Mapping[str, Any]
     limits: Limits
-    on_closed: ClosedCallback
+    audience: Audience
 
 
 class Tenure:
@@ -90,6 +101,7 @@ class Tenure:
         self._executions: dict[RunId, Execution] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._unknown: set[RunId] = set()
+        self._started_some = False
         self._work = asyncio.Event()
         self._mail = asyncio.Event()
         self._orphans = asyncio.Event()
@@ -169,6 +181,7 @@ class Tenure:
 
     def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Beginning:
         """Take the first turn of a run that may be ours from its start."""
+        self._started_some = True
         return Beginning(self, self.charge.workflows[new.workflow], new, started, self._took)
 
     def _took(self, run: ClaimedRun, begun: Begun | None) -> None:
@@ -182,6 +195,9 @@ class Tenure:
 
         The acknowledgement of a start may be lost for good, when the connection does not come back in time.
         """
+        if not self._started_some and not self._unknown:
+            return
+        self._started_some = False
         unknown = set(await self.charge.store.owned(self.lease)) - set(self._executions)
         for run_id in unknown & self._unknown:
             logger.warning("run %d is owned here but not known; giving it back", run_id)
@@ -195,9 +211,10 @@ class Tenure:
         was_full = len(self._executions) >= self.charge.limits.runs
         self._executions.pop(execution.info.run_id, None)
         if isinstance(ending, Close):
-            self.charge.on_closed(execution.info.run_id, ending.outcome)
-            self.charge.store.hint(Hint(closed=True))
-        elif isinstance(ending, Park) and ending.wake_at is not None:
+            self.charge.audience.closed(execution.info.run_id, ending.outcome)
+        else:
+            self.charge.audience.far(execution.info.run_id)
+        if isinstance(ending, Park) and ending.wake_at is not None:
             # A parked run belongs to nobody. Whoever parked it looks again at the right moment; the poll is the floor.
             delay = (ending.wake_at - self.clock.now()) / MICROSECONDS
             asyncio.get_running_loop().call_later(max(0.0, delay), self._work.set)
@@ -266,6 +283,7 @@ class Tenure:
 
     def _adopt(self, claimed: ClaimedRun, begun: Begun | None = None) -> None:
         definition = self.charge.workflows[claimed.info.workflow]  # the store hands out what we registered, and no more
+        self.charge.audience.near(claimed.info.run_id)
         self._executions[claimed.info.run_id] = Execution(self, definition, claimed, begun)
 
     async def _inbox_loop(self) -> None:
@@ -285,5 +303,6 @@ class Tenure:
             if await self.charge.store.recover(self.lease):
                 self._work.set()
             await self.charge.store.hold_unknown(self.lease)
+            await self._release_strays()
             self._tasks.wake()
             await hinted(self._orphans, RECOVER_POLL)

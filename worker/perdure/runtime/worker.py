@@ -98,7 +98,7 @@ class Worker:
             workflows=self._workflows,
             activities=self._activities,
             limits=self._limits,
-            on_closed=self._client.watcher.closed,
+            audience=self._client.watcher,
         )
         self._client.hints.add(self._on_hint)
         self._client.hosts.append(self._taker)

@@ -1,0 +1,74 @@
+"""Finding out that a run has closed, in the process of its worker and in another one."""
+
+import asyncio
+
+import pytest
+
+from perdure import Worker, activity, watcher, workflow
+from perdure.errors import WorkflowTerminatedError
+from tests.support.world import QUICK, World, eventually, run_async
+
+
+@activity.define
+async def step(number: int) -> int:
+    return number + 1
+
+
+@workflow.define
+async def once(number: int) -> int:
+    return await step(number)
+
+
+@workflow.define
+async def patient() -> str:
+    return await workflow.signal("go", str).receive()
+
+
+@pytest.fixture
+def _never_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a watcher look only when it is told to."""
+    monkeypatch.setattr(watcher, "SHORTEST", 3600.0)
+
+
+@pytest.mark.usefixtures("_never_looking")
+@run_async
+async def test_another_process_hears_that_a_run_has_closed(world: World) -> None:
+    here, elsewhere = await world.client(), await world.client()
+    async with Worker(elsewhere, workflows=[patient], activities=[step], limits=QUICK):
+        handle = await here.start(patient, id="patient-1")
+        result = asyncio.create_task(handle.result())
+
+        async def heard() -> bool:
+            # The first hints may come before this process listens: each one is a run that closes elsewhere.
+            await (await elsewhere.start(patient)).signal("go", "other")
+            return result.done()
+
+        await handle.signal("go", "now")
+        await eventually(heard)
+        assert await result == "now"
+    await world.close()
+
+
+@run_async
+async def test_a_result_in_the_process_of_the_worker_costs_no_statement(migrated: str) -> None:
+    world = World(migrated)
+    client = await world.client()
+    async with Worker(client, workflows=[once], activities=[step], limits=QUICK) as worker:
+        await eventually(lambda: asyncio.sleep(0, worker.ready))
+        for number in range(20):
+            assert await (await client.start(once, number)).result() == number + 1
+        assert client.store.statements["summaries"] == 0  # type: ignore[attr-defined]  # the PostgreSQL store counts
+    await world.close()
+
+
+@run_async
+async def test_a_run_that_is_closed_from_outside_is_found_though_its_worker_is_near(world: World) -> None:
+    client, other = await world.client(), await world.client()
+    async with Worker(client, workflows=[patient], activities=[step], limits=QUICK):
+        handle = await client.start(patient, id="patient-1")
+        result = asyncio.create_task(handle.result())
+        await asyncio.sleep(0)
+        await other.handle("patient-1").terminate("enough")
+        with pytest.raises(WorkflowTerminatedError, match="enough"):
+            await result
+    await world.close()
