@@ -6,6 +6,7 @@ batch of answers. What must not: turns. `worker` runs one for each lease.
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import msgspec
 
@@ -40,6 +41,7 @@ class TaskLoop:
         self._draining = False
         self._mine: set[tuple[int, int]] = set()
         self._left_some = False
+        self.on_rest: Callable[[], None] = lambda: None
 
     def wake(self) -> None:
         """Look for tasks now: somebody hinted."""
@@ -137,3 +139,5 @@ class TaskLoop:
                 await asyncio.sleep(0.5)
                 continue
             del self._answers[: len(batch)]
+        if not self.busy:
+            self.on_rest()

@@ -126,6 +126,7 @@ class Tenure:
             raise
         self.flusher = Flusher(charge.store, self.lease, self.lost.set)
         self._tasks = TaskLoop(charge.store, self.lease, self.attempts, TASK_POLL)
+        self._tasks.on_rest = self._came_to_rest.set
         self.attempts.on_free = self._tasks.has_room
         for loop in (self._recover_loop, self._claim_loop, self._inbox_loop, self._tasks.run):
             self._loops.append(asyncio.create_task(self._watched(loop), name=f"perdure {loop.__qualname__}"))
