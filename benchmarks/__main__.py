@@ -16,10 +16,11 @@ from benchmarks.campaign import Campaign
 from benchmarks.chart import charts
 from benchmarks.environment import dbos_python
 from benchmarks.machine import describe
-from benchmarks.plan import SCALES, scenarios
+from benchmarks.plan import SCALES
 from benchmarks.programs import ROOT
 from benchmarks.report import render
 from benchmarks.results import as_json, from_json
+from benchmarks.scenarios import scenarios
 from tests.support.postgres import EmbeddedServer
 
 SETTINGS: Final = {"shared_buffers": "256MB", "max_connections": "200", "timezone": "UTC"}
@@ -38,8 +39,9 @@ def main() -> None:
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
     numbers = asked.folder / "numbers.json"
+    failed: list[str] = []
     if not asked.report_only:
-        measure(asked.scale, asked.only, numbers)
+        failed = measure(asked.scale, asked.only, numbers)
     data = json.loads(numbers.read_text())
     found = from_json(data["measured"])
     for name, picture in charts(found).items():
@@ -47,22 +49,26 @@ def main() -> None:
     report = asked.folder / "report.md"
     report.write_text(render(data["about"], scenarios(SCALES[data["about"]["scale"]]), found))
     print(f"\nThe report is in {report}")
+    if failed:
+        raise SystemExit(f"could not be measured: {', '.join(failed)}")
 
 
-def measure(scale: str, only: list[str], numbers: Path) -> None:
-    """Measure and write the raw numbers."""
+def measure(scale: str, only: list[str], numbers: Path) -> list[str]:
+    """Measure and write the raw numbers; return the scenarios that failed."""
     began = time.monotonic()
     dbos_python()
     chosen = [scenario for scenario in scenarios(SCALES[scale]) if not only or scenario.name in only]
     server = EmbeddedServer(SETTINGS)
     try:
         about = describe(server.dsn, SETTINGS)
-        found = Campaign(server, say=lambda line: print(line, flush=True)).run(chosen)
+        campaign = Campaign(server, say=lambda line: print(line, flush=True))
+        found = campaign.run(chosen)
     finally:
         server.stop()
     about |= {"scale": scale, "date": f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC"}
     about["duration"] = f"{time.monotonic() - began:.0f} s"
     numbers.write_text(json.dumps({"about": about, "measured": as_json(found)}, indent=1) + "\n")
+    return list(campaign.failed)
 
 
 if __name__ == "__main__":

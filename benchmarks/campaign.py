@@ -16,12 +16,11 @@ from typing import Any
 from benchmarks.environment import dbos_python
 from benchmarks.measure import Sample
 from benchmarks.plan import DBOS, Scenario, Step, Subject
-from benchmarks.programs import Program
+from benchmarks.programs import Program, ProgramError
 from benchmarks.results import Measured
 from benchmarks.talk import Setup
 from perdure.store.postgres.migrate import migrate
 from tests.support.postgres import Server
-
 
 LEAST_ROWS = 30_000
 """How many rows a floor writes at least, so that it runs long enough to be measured (fewer in small batches)."""
@@ -34,20 +33,25 @@ class Campaign:
     server: Server
     say: Callable[[str], None]
     found: list[Measured] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def run(self, scenarios: Iterable[Scenario]) -> list[Measured]:
-        """Measure everything and return it in the order of the plan."""
+        """Measure everything and return it in the order of the plan; ``failed`` says what could not be measured."""
         monitor = self.server.create_database()
         for scenario in scenarios:
             began = time.monotonic()
             self.say(f"{scenario.name}: {scenario.about}")
-            with contextlib.ExitStack() as stack:
-                programs: dict[str, Program] = {}
-                for step in scenario.steps:
-                    if step.subject.identity not in programs:
-                        program = stack.enter_context(self.start(step.subject, monitor))
-                        programs[step.subject.identity] = program
-                self.measure(scenario, programs)
+            try:
+                with contextlib.ExitStack() as stack:
+                    programs: dict[str, Program] = {}
+                    for step in scenario.steps:
+                        if step.subject.identity not in programs:
+                            program = stack.enter_context(self.start(step.subject, monitor))
+                            programs[step.subject.identity] = program
+                    self.measure(scenario, programs)
+            except ProgramError as error:  # the others are worth measuring all the same
+                self.failed[scenario.name] = str(error)
+                self.say(f"  FAILED: {error}")
             self.say(f"  {time.monotonic() - began:.0f} s")
         return self.found
 
@@ -68,6 +72,8 @@ class Campaign:
             place.samples.append(programs[step.subject.identity].ask(step.ask, self.arguments(scenario.name, step)))
 
         for step in scenario.steps:
+            if step.prepare is not None:
+                programs[step.subject.identity].ask(step.prepare, step.arguments)
             if step.warm is not None:
                 programs[step.subject.identity].ask(step.ask, step.warm)
         for number in range(max(step.rounds for step in scenario.steps)):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.measure import Meter, Sample, resident, text
@@ -57,6 +59,24 @@ async def _carrier(size: int, steps: int) -> int:
     return total
 
 
+SPANS: list[float] = []
+"""How long each replay took, inside the workflow."""
+
+
+async def _replayed(length: int) -> int:
+    began = time.perf_counter()
+    total = await _chain(length)
+    SPANS.append(time.perf_counter() - began)
+    return total
+
+
+async def _sleeper(until: float) -> float:
+    await DBOS.sleep_async(max(0.0, until - time.time()))
+    return time.time()
+
+
+replayed = DBOS.workflow(name="replayed")(_replayed)
+sleeper = DBOS.workflow(name="sleeper")(_sleeper)
 chain = DBOS.workflow(name="chain")(_chain)
 fan_out = DBOS.workflow(name="fan_out")(_fan_out)
 listener = DBOS.workflow(name="listener")(_listener)
@@ -114,6 +134,43 @@ async def payloads(asked: Arguments, meter: Meter) -> Sample:
     return meter.sample(before, total * steps, latencies)
 
 
+async def timers(asked: Arguments, meter: Meter) -> Sample:
+    due: float = time.time() + asked["lead"]
+    handles = [await DBOS.start_workflow_async(sleeper, due) for _ in range(asked["sleepers"])]
+    spare = due - time.time()
+    await asyncio.sleep(max(0.0, spare))
+    before = meter.read()
+
+    async def late(number: int) -> float:
+        ended: float = await handles[number].get_result()
+        return (ended - due) * 1000
+
+    latencies = await in_flight(len(handles), len(handles), late)
+    return meter.sample(before, len(handles), latencies, seconds_to_spare=spare)
+
+
+async def record(asked: Arguments, meter: Meter) -> Sample:
+    """Write the outputs that `cold_replay` reads."""
+    with_id = library.SetWorkflowID(f"replayed-{asked['length']}")
+    before = meter.read()
+    with with_id:
+        handle = await DBOS.start_workflow_async(replayed, asked["length"])
+    await handle.get_result()
+    return meter.sample(before, asked["length"])
+
+
+async def cold_replay(asked: Arguments, meter: Meter) -> Sample:
+    """A fork that begins after the last step finds every output and runs none."""
+    length = asked["length"]
+    before = meter.read()
+    handle = await DBOS.fork_workflow_async(f"replayed-{length}", length + 1)
+    assert await handle.get_result() == sum(range(length))
+    events = 2 * length
+    sample = meter.sample(before, events)
+    sample.extra["us_per_event"] = 1e6 * SPANS[-1] / events
+    return replace(sample, seconds=SPANS[-1])
+
+
 async def starts(asked: Arguments, meter: Meter) -> Sample:
     """A client of its own hands workflows to a queue that nobody serves."""
     client = library.DBOSClient(system_database_url=asked["dsn"])
@@ -146,6 +203,9 @@ SCENARIOS: dict[str, Callable[[Arguments, Meter], Awaitable[Sample]]] = {
     "fan-out": fanned,
     "signals": signals,
     "payloads": payloads,
+    "timers": timers,
+    "record": record,
+    "cold replay": cold_replay,
     "start": starts,
     "idle": idle,
 }

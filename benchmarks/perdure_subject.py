@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 
 from benchmarks.loops import runner
-from benchmarks.measure import Meter, Sample
+from benchmarks.measure import Meter, Sample, resident
 from benchmarks.programs import Program
 from benchmarks.talk import Arguments, Setup, in_flight, serve, timed
 from benchmarks.workloads import ACTIVITIES, WORKFLOWS, carrier, chain, fan_out, listener
@@ -24,10 +24,9 @@ from perdure import Client, Limits, Worker
 from perdure.store.postgres import PostgresStore
 
 RECORDED = """
-SELECT (SELECT count(*) FROM perdure.history WHERE run_id > %(mark)s)
-     + (SELECT count(*) FROM perdure.payload WHERE run_id > %(mark)s),
-       (SELECT coalesce(sum(length(events)), 0) FROM perdure.history WHERE run_id > %(mark)s)
-     + (SELECT coalesce(sum(length(data)), 0) FROM perdure.payload WHERE run_id > %(mark)s)
+SELECT (SELECT count(*) FROM perdure.history) + (SELECT count(*) FROM perdure.payload),
+       (SELECT coalesce(sum(length(events)), 0) FROM perdure.history)
+     + (SELECT coalesce(sum(length(data)), 0) FROM perdure.payload)
 """
 
 
@@ -45,16 +44,24 @@ class Bench:
         assert isinstance(self.client.store, PostgresStore)
         return self.client.store.statements[name]
 
+    def writes(self) -> int:
+        """Return how many statements of this process have recorded starts and turns."""
+        return self.statements("flush") + self.statements("start")
+
     async def measured(self, operations: int, work: Callable[[], Awaitable[list[float]]], **extra: float) -> Sample:
         """Do ``work``; what it recorded goes to the floor that writes the same rows."""
-        mark = self.value("SELECT coalesce(max(id), 0) FROM perdure.run")
-        flushes, before = self.statements("flush"), self.meter.read()
+        (rows, size), writes, before = self.recorded(), self.writes(), self.meter.read()
         latencies = await work()
         sample = self.meter.sample(before, operations, latencies, **extra)
-        row = self.reader.execute(RECORDED, {"mark": mark}).fetchone()
-        assert row is not None
-        sample.extra.update(rows=int(row[0]), bytes=int(row[1]), flushes=self.statements("flush") - flushes)
+        rows_after, size_after = self.recorded()
+        sample.extra.update(rows=rows_after - rows, bytes=size_after - size, flushes=self.writes() - writes)
         return sample
+
+    def recorded(self) -> tuple[int, int]:
+        """Return how many rows of history there are, and how many bytes are in them."""
+        row = self.reader.execute(RECORDED).fetchone()
+        assert row is not None
+        return int(row[0]), int(row[1])
 
     def value(self, query: str) -> Any:
         """Return the only value of a query."""
@@ -169,7 +176,7 @@ async def idle(on: Bench, asked: Arguments) -> Sample:
     seen, before = on.meter.transactions(on.setup.dsn), on.meter.read()
     await asyncio.sleep(asked["seconds"])
     statements = on.meter.transactions(on.setup.dsn) - seen
-    sample = on.meter.sample(before, statements)
+    sample = on.meter.sample(before, statements, resident_mb=resident(os.getpid()))
     del sample.cpu["postgres"]  # somebody else may be idle beside us
     for name in sorted(sent.keys() | {"claim"}):
         if on.statements(name) != sent.get(name, 0):

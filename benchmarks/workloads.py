@@ -4,6 +4,7 @@ What lives here: definitions that do as little as possible, so that what is meas
 """
 
 import asyncio
+import time
 
 from benchmarks.measure import text
 from perdure import activity, workflow
@@ -17,6 +18,16 @@ async def nothing(value: int) -> int:
 @activity.define
 async def blob(size: int) -> str:
     return text(size)
+
+
+STAMPS: list[tuple[float, float]] = []
+"""When `stamp` ran in this process: wall clock and CPU clock."""
+
+
+@activity.define
+async def stamp(value: int) -> int:
+    STAMPS.append((time.perf_counter(), time.process_time()))
+    return value
 
 
 class Gate:
@@ -41,6 +52,14 @@ async def chain(length: int) -> int:
     for number in range(length):
         total += await nothing(number)
     return total
+
+
+@workflow.define
+async def marked_chain(length: int, every: int) -> int:
+    """Run activities one after the other, and note the time at equal distances."""
+    for number in range(length):
+        await (stamp(number) if number % every == 0 else nothing(number))
+    return length
 
 
 @workflow.define
@@ -81,5 +100,5 @@ async def carrier(size: int, steps: int) -> int:
     return total
 
 
-WORKFLOWS = (chain, fan_out, listener, sleeper, waiter, carrier)
-ACTIVITIES = (nothing, blob, held)
+WORKFLOWS = (chain, marked_chain, fan_out, listener, sleeper, waiter, carrier)
+ACTIVITIES = (nothing, stamp, blob, held)
