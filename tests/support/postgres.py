@@ -157,7 +157,15 @@ class EmbeddedServer(Server):
 
     def restart(self, *, crash: bool = False) -> None:
         """Stop the server and start it again, on the same DSN; with `crash` it stops without saying goodbye."""
+        self.halt(crash=crash)
+        self.launch()
+
+    def halt(self, *, crash: bool = False) -> None:
+        """Stop the server and keep what it stored, until `launch`; with `crash` it stops without saying goodbye."""
         self._halt(signal.SIGQUIT if crash else signal.SIGINT)
+
+    def launch(self) -> None:
+        """Start the server that `halt` stopped, on the same DSN."""
         self._launch()
 
     def stop(self) -> None:

@@ -7,12 +7,15 @@ as soon as the event loop has run everything that was ready beside it.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 
-from perdure.errors import LeaseLostError, PayloadError, StoreUnavailableError
+from perdure.errors import LeaseLostError, PayloadError, StoreError
 from perdure.model.runs import Commit, Committed, Lease
 from perdure.store.base import CommitRefusedError, Store
+
+logger = logging.getLogger("perdure.worker")
 
 Answer = Committed | PayloadError
 
@@ -85,8 +88,9 @@ class Flusher:
                 self._waiting.clear()
                 self._on_lost()
                 return
-            except StoreUnavailableError:
+            except StoreError as error:
                 # Repeating is safe, and the lease decides how long it makes sense: when it is lost, stop() ends this.
+                logger.warning("%d commits could not be written, trying again: %s", len(commits), error)
                 await asyncio.sleep(0.5)
             except CommitRefusedError as error:
                 answers = [error.refused.get(place) or answer for place, answer in enumerate(error.answers)]  # type: ignore[misc]  # every place has one of the two

@@ -30,6 +30,8 @@ FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 1.0
 
 _COLLISIONS = (errors.DeadlockDetected, errors.SerializationFailure)
+_SHORT = (errors.DiskFull, errors.OutOfMemory, errors.IoError)
+"""The server lacks something just now, and may have it again in a moment."""
 _GONE = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleSessionTimeout)
 _SCHEMA = (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName)
 
@@ -140,7 +142,7 @@ class Lane:
 
     async def _lost(self, error: psycopg.Error) -> bool:
         """Tell whether to run the statement again, on a new connection if need be."""
-        if isinstance(error, _COLLISIONS):
+        if isinstance(error, _COLLISIONS + _SHORT):
             return True
         connection = self._connection
         if connection is not None and not connection.closed and not isinstance(error, _GONE):
