@@ -328,8 +328,17 @@ class Run:
         """Tear the run down without letting its code emit a command.
 
         Returns the names of tasks that refused to end; they are closed by force.
+        The run is of no use afterwards.
         """
         self.tearing_down = True
+        stubborn = self._end_tasks()
+        # Without cycles all of it goes now, and the garbage collector has nothing to find.
+        self.loop.tasks.clear()
+        self._main = None
+        del self.loop
+        return stubborn
+
+    def _end_tasks(self) -> list[str]:
         self.loop.clear()
         for task in self.loop.open_tasks():
             task.cancel()

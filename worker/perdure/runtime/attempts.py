@@ -94,7 +94,7 @@ class Attempt:
         self._timers: list[asyncio.TimerHandle] = []
         self._last_beat = 0.0
         self._details: Any = None
-        self._context = ActivityContext(job.info, self._beat)
+        self._context: ActivityContext | None = None
         self.over = False
 
     def start(self) -> None:
@@ -108,6 +108,7 @@ class Attempt:
         if options.heartbeat_timeout is not None:
             self._last_beat = self._loop.time()
             self._watch_heartbeat(options.heartbeat_timeout)
+        self._context = ActivityContext(job.info, self._beat)
         variables = contextvars.copy_context()
         variables.run(context.set, self._context)
         name = f"activity {job.info.workflow_id}/{job.seq} {job.info.name}"
@@ -136,6 +137,7 @@ class Attempt:
         except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever an activity raises is its failure
             self._report_error(error)
         finally:
+            self._task = None  # the task knows this object by its context: without a cycle both go at once
             self._slots.leave()
             self._owner.on_free()
 
@@ -183,7 +185,9 @@ class Attempt:
 
     def _finish(self) -> None:
         self.over = True
-        self._context.cancelled = True
+        if self._context is not None:
+            self._context.cancelled = True
+            self._context = None
         for handle in self._timers:
             handle.cancel()
         self._owner.forget(self._job)

@@ -160,14 +160,15 @@ class Execution:
                 for handle in self._run.timers.values():
                     heapq.heappush(self._agenda, (handle.fire_at, handle.seq))
             now = self.home.clock.now()
-            due = self._take_due(self._run, now)
-            if due and due[0] == (0, DEADLINE):
-                self._time_out(self._run, now)
-                return
-            incoming = (*self._incoming, *(TimerFired(seq) for _, seq in due))
+            if self._agenda and self._agenda[0][0] <= now:
+                due = self._take_due(self._run, now)
+                if due and due[0] == (0, DEADLINE):
+                    self._time_out(self._run, now)
+                    return
+                self._incoming.extend(TimerFired(seq) for _, seq in due)
+            incoming = tuple(self._incoming)
             self._incoming.clear()
-            time = max([now, *(fire_at for fire_at, _ in due)])
-            decision = self._run.turn(header(self.home.name, self.home.build, time), incoming)
+            decision = self._run.turn(header(self.home.name, self.home.build, now), incoming)
         except EngineFault as fault:
             self._hold(type(fault).__name__.removesuffix("Error"), str(fault))
         except Exception as error:  # whatever it is, the run is held and the worker lives on
@@ -211,14 +212,14 @@ class Execution:
             visible=decision.visible,
             ending=ending,
         )
-        if commit == Commit(run_id=self.info.run_id):
+        if decision.turn is None and consumed is None and ending is None and not placed.tasks:
             self._after(run, placed.here)
         else:
             self._submit(commit, lambda answer: self._recorded(run, answer, commit, placed.here))
 
     def _add_timers(self, decision: Decision) -> None:
         for command in decision.commands:
-            if isinstance(command, TimerStarted):
+            if type(command) is TimerStarted:
                 heapq.heappush(self._agenda, (command.fire_at, command.seq))
 
     def _submit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
@@ -245,9 +246,9 @@ class Execution:
             self._leave(commit.ending)
             return
         for event in commit.turn.events if commit.turn is not None else ():
-            if isinstance(event, ActivityAttemptFailed):
+            if type(event) is ActivityAttemptFailed:
                 heapq.heappush(self._agenda, (event.retry_at, event.seq))
-            elif isinstance(event, ActivityCancelRequested):
+            elif type(event) is ActivityCancelRequested:
                 self._local.discard(event.seq)
                 self._remote.discard(event.seq)
                 self.home.attempts.cancel(self.info.run_id, event.seq)

@@ -56,7 +56,7 @@ def place(site: Site, run: Run, decision: Decision, remote: AbstractSet[int], *,
     if everything:
         waiting = [pending for pending in run.activities.values() if pending.seq not in remote]
     else:
-        scheduled = [command.seq for command in decision.commands if isinstance(command, ActivityScheduled)]
+        scheduled = [command.seq for command in decision.commands if type(command) is ActivityScheduled]
         waiting = [run.activities[seq] for seq in scheduled if seq in run.activities]
     here: list[int] = []
     tasks: list[NewTask] = []
@@ -67,6 +67,8 @@ def place(site: Site, run: Run, decision: Decision, remote: AbstractSet[int], *,
             here.append(pending.seq)
         else:
             tasks.append(_task(pending, queue, site.clock.now()))
+    if not remote:
+        return Placed(tuple(here), tuple(tasks))
     cancelled = (command.seq for command in decision.commands if isinstance(command, ActivityCancelRequested))
     return Placed(tuple(here), tuple(tasks), tuple(seq for seq in cancelled if seq in remote))
 
