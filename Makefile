@@ -22,7 +22,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --system-certs --universal --python-ver
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header $(LOCK_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test unit bench fmt lint type cluster-binary clean venv go
+.PHONY: help setup lock demo test unit bench chaos fmt lint type cluster-binary clean venv go
 
 help:  ## List the habits
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,10 @@ unit: setup  ## The fast tests only
 
 bench: setup  ## Measure against DBOS and bare floors, write docs/benchmarks (SCALE=full for the long one)
 	$(BIN)/python -m benchmarks --scale $(or $(SCALE),default)
+
+chaos: setup  ## Minutes of faults in real processes, and a report (SEED=, MINUTES= or RUNS=, LEASE=, REPORT=folder; root)
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(if $(RUNS),--runs $(RUNS)) $(if $(LEASE),--lease $(LEASE)) $(if $(REPORT),--report $(REPORT))
 
 fmt: setup  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
