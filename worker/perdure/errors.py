@@ -17,6 +17,7 @@ any other floor. Everybody may import this module.
     ├── EngineFault              the run is held: nothing is lost, fixed code resumes it
     │   ├── NonDeterminismError
     │   ├── DeterminismViolation
+    │   ├── TurnTimedOutError
     │   └── UnknownWorkflowError
     ├── RequestError             what was asked for cannot be done
     │   ├── DefinitionError
@@ -113,6 +114,10 @@ class NonDeterminismError(EngineFault):
 
 class DeterminismViolation(EngineFault):
     """Workflow code touched the outside world: a clock, a file, a socket, a thread, real randomness."""
+
+
+class TurnTimedOutError(EngineFault):
+    """A turn computed for so long that it was interrupted: its code loops without awaiting anything."""
 
 
 class UnknownWorkflowError(EngineFault):

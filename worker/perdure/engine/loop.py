@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, NoReturn, Protocol, TypeVar
 
+from perdure.errors import RunEvicted
 from perdure.model.policies import MICROSECONDS
 
 T = TypeVar("T")
@@ -123,6 +124,17 @@ class Host(Protocol):
         """Whether the turn must not go on."""
 
 
+class Alarm(Protocol):
+    """What a watcher in another thread leaves at the loop of a turn that does not end."""
+
+    def settle(self) -> None:
+        """Return when the watcher can raise nothing in this thread any more; `RunEvicted` may come out of it once."""
+
+
+turning: "dict[asyncio.AbstractEventLoop, RunLoop]" = {}
+"""By the event loop around it, the loop whose callbacks are running; a watcher may raise `RunEvicted` in them."""
+
+
 class RunLoop(asyncio.AbstractEventLoop):
     """The event loop of one run. What is not defined here is refused, see below the class."""
 
@@ -130,6 +142,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         self.host = host
         self.now = 0
         self.guarded = True
+        self.alarm: Alarm | None = None
         self.tasks: list[RunTask[Any]] = []  # asyncio itself keeps weak references only
         self._prune_at = 64
         self._ready: deque[Handle] = deque()
@@ -158,8 +171,19 @@ class RunLoop(asyncio.AbstractEventLoop):
         gc.disable()
         asyncio_events._set_running_loop(self)  # noqa: SLF001
         try:
+            if outer is not None:
+                turning[outer] = self
             self._drain()
+        except RunEvicted:
+            pass  # a watcher's, between two callbacks; the host has the fault
         finally:
+            if outer is not None:
+                del turning[outer]
+            while self.alarm is not None:
+                try:
+                    self.alarm.settle()
+                except RunEvicted:
+                    pass  # delivered at the last moment
             if collecting:
                 gc.enable()
             asyncio_events._set_running_loop(outer)  # noqa: SLF001

@@ -86,7 +86,7 @@ def _wrap(owner: Any, name: str, message: str) -> None:
     @wraps(original)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         loop = running()
-        if loop is not None and loop.guarded and not _trusted(sys._getframe(1)):  # noqa: SLF001
+        if loop is not None and loop.guarded and not trusted(sys._getframe(1)):  # noqa: SLF001
             loop.host.violation(message)
         return original(*args, **kwargs)
 
@@ -98,12 +98,12 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     if message is None:
         return
     loop = running()
-    if loop is not None and loop.guarded and not _trusted(sys._getframe(1)):  # noqa: SLF001
+    if loop is not None and loop.guarded and not trusted(sys._getframe(1)):  # noqa: SLF001
         loop.host.violation("the workflow " + message.format(*args))
 
 
-def _trusted(frame: FrameType | None) -> bool:
-    """Tell whether a trusted module is at work between the guard and the author's code."""
+def trusted(frame: FrameType | None) -> bool:
+    """Tell whether a trusted module is at work between this frame and the workflow's loop below it."""
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
         if name == RunLoop.__module__:  # what lies below is the worker, not the workflow

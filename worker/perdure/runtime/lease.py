@@ -1,8 +1,9 @@
 """The lease of a worker, renewed from a thread of its own.
 
 What lives here: the heartbeat, and the rule that a worker whose event loop has
-stalled gives its lease up. What must not: knowledge of runs. `worker` starts
-one for each registration and is called back on its event loop.
+stalled gives its lease up. What must not: knowledge of runs; `watchdog` knows
+what stalls a loop. `tenure` starts one for each registration and is called back
+on its event loop.
 """
 
 import asyncio
@@ -10,17 +11,28 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from perdure.errors import LeaseLostError, StoreError
 from perdure.model.runs import Lease
 from perdure.store.base import Store
 
 from .clock import StoreClock
+from .watchdog import Watchdog
 
 logger = logging.getLogger("perdure.worker")
 
-PULSE = 0.25
-"""Seconds between two signs of life of the event loop."""
+
+class Terms(Protocol):
+    """Under which a worker holds its lease; both are in seconds."""
+
+    @property
+    def lease(self) -> float:
+        """How long it holds after a heartbeat."""
+
+    @property
+    def turn(self) -> float:
+        """How long a turn may compute."""
 
 
 class LeaseKeeper:
@@ -32,36 +44,30 @@ class LeaseKeeper:
     """
 
     def __init__(
-        self, store: Store, lease: Lease, length: float, clock: StoreClock, on_event: Callable[[str], None]
+        self, store: Store, lease: Lease, limits: Terms, clock: StoreClock, on_event: Callable[[str], None]
     ) -> None:
         self._store = store
         self._lease = lease
-        self._length = length
+        self._length = limits.lease
         self._clock = clock
         self._on_event = on_event
         self._stopped = threading.Event()
         self._loop = asyncio.get_running_loop()
-        self._pulse = time.monotonic()
-        self._pulse_handle: asyncio.TimerHandle | None = None
+        self._watchdog = Watchdog(limits.turn, limits.lease)
         self._thread = threading.Thread(target=self._renew_until_stopped, name="perdure-lease", daemon=True)
 
     async def start(self) -> None:
         """Renew once (the clock is set when this returns), then keep renewing."""
-        self._beat()
+        self._watchdog.start()
         await self._loop.run_in_executor(None, self._renew)
         self._thread.start()
 
     async def stop(self) -> None:
         """Stop renewing; the lease stays as it is."""
         self._stopped.set()
-        if self._pulse_handle is not None:
-            self._pulse_handle.cancel()
+        await self._watchdog.stop()
         if self._thread.is_alive():
             await self._loop.run_in_executor(None, self._thread.join)
-
-    def _beat(self) -> None:
-        self._pulse = time.monotonic()
-        self._pulse_handle = self._loop.call_later(PULSE, self._beat)
 
     def _renew(self) -> bool:
         asked_at = time.monotonic_ns()
@@ -72,9 +78,12 @@ class LeaseKeeper:
     def _renew_until_stopped(self) -> None:
         renewed_at = time.monotonic()
         while not self._stopped.wait(self._length / 3):
-            silence = time.monotonic() - self._pulse
+            silence = self._watchdog.silence()
             if silence > self._length:
-                logger.error("the event loop has not moved for %.1f s; giving the lease up", silence)
+                stack = self._watchdog.stack()
+                logger.error(
+                    "the event loop has not moved for %.1f s; giving the lease up. It is here:\n%s", silence, stack
+                )
                 self._tell("lost")
                 return
             try:

@@ -59,7 +59,8 @@ class Limits:
 
     ``runs`` are in memory at a time, ``activities`` on the event loop,
     ``threads`` in the thread pool. A worker that is silent for ``lease`` loses
-    its runs to others. ``drain`` is how long attempts may go on after a stop.
+    its runs to others. ``drain`` is how long attempts may go on after a stop. A
+    turn that computes for ``turn`` is interrupted and its run is held.
     """
 
     runs: int = 1_000
@@ -67,6 +68,7 @@ class Limits:
     threads: int = 16
     lease: float = 10.0
     drain: float = 20.0
+    turn: float = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +120,7 @@ class Tenure:
         """Register and begin to claim. Raises `StoreUnavailableError` when nobody answers."""
         charge = self.charge
         self.lease = await charge.store.register(charge.info)
-        self._keeper = LeaseKeeper(charge.store, self.lease, charge.limits.lease, self.clock, self._on_lease_event)
+        self._keeper = LeaseKeeper(charge.store, self.lease, charge.limits, self.clock, self._on_lease_event)
         try:
             await self._keeper.start()
         except BaseException:
