@@ -180,7 +180,7 @@ def test_turns_and_their_payloads_survive_the_record(header: TurnHeader, recorde
 
 
 @pytest.mark.parametrize(
-    "row", [b"", b"\x02[]", b"\x01[", b"\x01[]", b'\x01[{"type":"Turn"}]', b'\x01[{"type":"New"}]']
+    "row", [b"", b"\x02[]", b"\x01[", b"\x01[]", b"\x01[1]", b'\x01[1,[["new",1]]]', b'\x01[1,[["ac"]]]']
 )
 def test_a_row_that_cannot_be_read_is_an_error_that_says_so(row: bytes) -> None:
     with pytest.raises(PayloadError):

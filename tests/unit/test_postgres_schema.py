@@ -7,12 +7,13 @@ import concurrent.futures
 import re
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import psycopg
 import pytest
 
 from perdure.errors import SchemaVersionError
+from perdure.model.events import Event
 from perdure.model.runs import NewTask, Park
 from perdure.store.postgres import PostgresStore, migrate
 from perdure.store.postgres.address import Address
@@ -139,22 +140,29 @@ async def test_histories_can_be_read_with_psql(stage: PostgresStage) -> None:
     large = completed_activity(1, '"' + "x" * 100_000 + '"')
     await stage.flush(lease, run_id, turn(1, large, odd, worker="pod-1", time=1_700_000_000_123_456))
     rows = await stage.execute(
-        "SELECT turn, number, type, time = timestamptz '2023-11-14 22:13:20.123456Z', event ->> 'external' "
+        "SELECT turn, number, type, time = timestamptz '2023-11-14 22:13:20.123456Z', event ->> -1 "
         "FROM perdure.events WHERE instance = 'order-1' ORDER BY run_id, turn, number"
     )
     assert rows == [
-        (0, 1, "WorkflowExecutionStarted", False, None),
+        (0, 1, "WorkflowExecutionStarted", False, "0"),
         (1, 1, "ActivityCompleted", True, "1"),
-        (1, 2, "ActivityScheduled", True, None),
+        (1, 2, "ActivityScheduled", True, "0"),
     ]
-    header = "SELECT seq, header ->> 'worker', json_array_length(elements) FROM perdure.turns WHERE seq = 1"
-    assert await stage.execute(header) == [(1, "pod-1", 3)]
+    header = "SELECT seq, worker, build, json_array_length(events) FROM perdure.turns WHERE seq = 1"
+    assert await stage.execute(header) == [(1, "pod-1", None, 2)]
     assert await stage.execute("SELECT run_id, seq, ordinal, length(data) FROM perdure.payload") == [
         (run_id, 1, 1, 100_002)
     ]
     assert await stage.execute("SELECT substr(events, 1, 3)::text FROM perdure.history WHERE seq = 1") == [
-        ("\\x015b7b",)
+        ("\\x015b31",)
     ]
+
+
+@behaviour
+async def test_every_event_has_its_name_in_psql(stage: PostgresStage) -> None:
+    for kind in get_args(Event):
+        tag = kind.__struct_config__.tag
+        assert await stage.execute(f"SELECT perdure.event_type('{tag}')") == [(kind.__name__,)]
 
 
 @behaviour

@@ -128,9 +128,11 @@ def _of_the_run(
 
 def event_object(recorded: HistoryEvent) -> dict[str, Any]:
     """Return one event for programs: number, time, type, turn, worker, then its own fields."""
-    fields = msgspec.json.decode(msgspec.json.encode(recorded.event))
+    event = recorded.event
+    values = {field.name: (getattr(event, field.name), field.default) for field in msgspec.structs.fields(event)}  # type: ignore[arg-type]  # every event is a Struct
+    fields = {name: value for name, (value, default) in values.items() if value != default}
     head = {"id": recorded.id, "time": recorded.time, "type": recorded.type, "turn": recorded.turn}
-    return {**head, "worker": recorded.worker, **{name: value for name, value in fields.items() if name != "type"}}
+    return {**head, "worker": recorded.worker, **msgspec.json.decode(msgspec.json.encode(fields))}
 
 
 def arguments(payload: msgspec.Raw, limit: int = 120) -> str:

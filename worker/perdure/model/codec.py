@@ -4,8 +4,12 @@ What lives here: the one place that knows how history is written. What must not:
 storage, or the types of the authors' values (see `payload`). The stores call it.
 
 A row starts with one byte that names the codec; `JSON` is followed by a JSON
-array in UTF-8 whose first element is the turn's header, so that ``psql`` and
-``jq`` can read it.
+array in UTF-8, so that ``psql`` and ``jq`` can read it: the time of the turn, the
+array of its events, then what else its header says, if it says more::
+
+    [1700000000000000, [["ac", 1, 42, 1, 0], ["as", 2, "pack", ["tea"], null, 0]]]
+
+Rows are the largest part of what the database writes, hence the short form.
 """
 
 from collections.abc import Sequence
@@ -13,18 +17,34 @@ from collections.abc import Sequence
 import msgspec
 
 from perdure.errors import PayloadError
-from perdure.model.events import PAYLOAD_FIELDS, Event, Incoming, Turn, TurnHeader
+from perdure.model.events import PAYLOAD_FIELDS, Event, Incoming, Microseconds, Turn, TurnHeader
 
 JSON = b"\x01"
 
+
+class _Row(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    time: Microseconds
+    events: list[Event]
+    build: str | None = None
+    python: str | None = None
+    flags: int | None = None
+    worker: str | None = None
+
+
 _encoder = msgspec.json.Encoder()
-_turn_decoder = msgspec.json.Decoder(list[TurnHeader | Event])
+_row_decoder = msgspec.json.Decoder(_Row)
 _message_decoder: msgspec.json.Decoder[Incoming] = msgspec.json.Decoder(Incoming)
 
 
 def encode_turn(header: TurnHeader, events: Sequence[Event]) -> bytes:
     """Return the bytes of one history row."""
-    return JSON + _encoder.encode([header, *events])
+    rest = (header.build, header.python, header.flags, header.worker)
+    if rest == _NOTHING_NEW:
+        return JSON + _encoder.encode((header.time, events))
+    return JSON + _encoder.encode((header.time, events, *rest))
+
+
+_NOTHING_NEW = (None, None, None, None)
 
 
 def decode_turn(seq: int, data: bytes | memoryview) -> Turn:
@@ -34,14 +54,12 @@ def decode_turn(seq: int, data: bytes | memoryview) -> Turn:
         message = f"turn {seq} is written with codec {bytes(view[:1])!r}, which this release cannot read; upgrade it"
         raise PayloadError(message)
     try:
-        elements = _turn_decoder.decode(view[1:])
+        row = _row_decoder.decode(view[1:])
     except msgspec.MsgspecError as error:
         message = f"turn {seq} cannot be read by this release ({error}); a newer one wrote it"
         raise PayloadError(message) from error
-    if not elements or not isinstance(elements[0], TurnHeader):
-        message = f"turn {seq} does not start with a header; the row is damaged"
-        raise PayloadError(message)
-    return Turn(seq, elements[0], tuple(elements[1:]))  # type: ignore[arg-type]  # only the first may be a header
+    header = TurnHeader(time=row.time, build=row.build, python=row.python, flags=row.flags, worker=row.worker)
+    return Turn(seq, header, tuple(row.events))
 
 
 def encode_message(event: Incoming) -> bytes:

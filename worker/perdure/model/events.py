@@ -9,6 +9,9 @@ recorded as the event it becomes, so matching code against history compares like
 with like. ``seq`` numbers the activities, timers and side effects of a run from
 1, in the order in which the code asked for them.
 
+In a row an event is a JSON array: its tag, then its fields in the order given
+here. So fields are added at the end, with a default, and never change places.
+
 Payload fields (`msgspec.Raw`) hold JSON text as the author's values were
 encoded. ``external`` is the ordinal of a payload that was too large to stay in
 the row; the store puts it back before anybody else sees the event.
@@ -33,11 +36,11 @@ class Failure(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     cause: "Failure | None" = None
 
 
-class _Event(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag=True, tag_field="type"):
+class _Event(msgspec.Struct, frozen=True, gc=False, array_like=True):
     pass
 
 
-class WorkflowExecutionStarted(_Event, frozen=True, gc=False):
+class WorkflowExecutionStarted(_Event, frozen=True, gc=False, tag="ws"):
     """The instance was started. ``input`` is an array (by position) or an object (by name)."""
 
     workflow: str
@@ -46,13 +49,13 @@ class WorkflowExecutionStarted(_Event, frozen=True, gc=False):
     external: int = 0
 
 
-class WorkflowExecutionCancelRequested(_Event, frozen=True, gc=False):
+class WorkflowExecutionCancelRequested(_Event, frozen=True, gc=False, tag="wr"):
     """Somebody asked the run to cancel; asyncio's cancellation reaches its main task."""
 
     reason: str = ""
 
 
-class SignalReceived(_Event, frozen=True, gc=False):
+class SignalReceived(_Event, frozen=True, gc=False, tag="sr"):
     """A signal for the run. ``id`` is unique to the message, so that a repeated delivery counts once."""
 
     name: str
@@ -61,7 +64,7 @@ class SignalReceived(_Event, frozen=True, gc=False):
     external: int = 0
 
 
-class ActivityCompleted(_Event, frozen=True, gc=False):
+class ActivityCompleted(_Event, frozen=True, gc=False, tag="ac"):
     """The activity ``seq`` returned ``result``, on attempt ``attempt``."""
 
     seq: int
@@ -70,7 +73,7 @@ class ActivityCompleted(_Event, frozen=True, gc=False):
     external: int = 0
 
 
-class ActivityAttemptFailed(_Event, frozen=True, gc=False):
+class ActivityAttemptFailed(_Event, frozen=True, gc=False, tag="ar"):
     """Attempt ``attempt`` failed and another follows at ``retry_at``; workflow code is not told."""
 
     seq: int
@@ -79,7 +82,7 @@ class ActivityAttemptFailed(_Event, frozen=True, gc=False):
     retry_at: Microseconds
 
 
-class ActivityFailed(_Event, frozen=True, gc=False):
+class ActivityFailed(_Event, frozen=True, gc=False, tag="af"):
     """The activity failed for good."""
 
     seq: int
@@ -87,13 +90,13 @@ class ActivityFailed(_Event, frozen=True, gc=False):
     attempt: int = 1
 
 
-class TimerFired(_Event, frozen=True, gc=False):
+class TimerFired(_Event, frozen=True, gc=False, tag="tf"):
     """The timer ``seq`` is due."""
 
     seq: int
 
 
-class ActivityScheduled(_Event, frozen=True, gc=False):
+class ActivityScheduled(_Event, frozen=True, gc=False, tag="as"):
     """The code called an activity. ``queue`` is set when it is not the queue of the run."""
 
     seq: int
@@ -103,26 +106,26 @@ class ActivityScheduled(_Event, frozen=True, gc=False):
     external: int = 0
 
 
-class ActivityCancelRequested(_Event, frozen=True, gc=False):
+class ActivityCancelRequested(_Event, frozen=True, gc=False, tag="ax"):
     """The code stopped waiting for an activity by cancelling it."""
 
     seq: int
 
 
-class TimerStarted(_Event, frozen=True, gc=False):
+class TimerStarted(_Event, frozen=True, gc=False, tag="ts"):
     """The code started a timer that is due at ``fire_at``."""
 
     seq: int
     fire_at: Microseconds
 
 
-class TimerCancelled(_Event, frozen=True, gc=False):
+class TimerCancelled(_Event, frozen=True, gc=False, tag="tx"):
     """The code cancelled a timer before it fired."""
 
     seq: int
 
 
-class SideEffectRecorded(_Event, frozen=True, gc=False):
+class SideEffectRecorded(_Event, frozen=True, gc=False, tag="se"):
     """The value of a side effect, computed once."""
 
     seq: int
@@ -130,32 +133,32 @@ class SideEffectRecorded(_Event, frozen=True, gc=False):
     external: int = 0
 
 
-class WorkflowExecutionCompleted(_Event, frozen=True, gc=False):
+class WorkflowExecutionCompleted(_Event, frozen=True, gc=False, tag="wc"):
     """The workflow function returned."""
 
     result: msgspec.Raw
     external: int = 0
 
 
-class WorkflowExecutionFailed(_Event, frozen=True, gc=False):
+class WorkflowExecutionFailed(_Event, frozen=True, gc=False, tag="wf"):
     """The workflow function raised."""
 
     failure: Failure
 
 
-class WorkflowExecutionCancelled(_Event, frozen=True, gc=False):
+class WorkflowExecutionCancelled(_Event, frozen=True, gc=False, tag="wx"):
     """The cancellation reached the end of the workflow function."""
 
     reason: str = ""
 
 
-class WorkflowExecutionTerminated(_Event, frozen=True, gc=False):
+class WorkflowExecutionTerminated(_Event, frozen=True, gc=False, tag="wt"):
     """Somebody closed the run from outside; its code was not asked."""
 
     reason: str = ""
 
 
-class WorkflowExecutionTimedOut(_Event, frozen=True, gc=False):
+class WorkflowExecutionTimedOut(_Event, frozen=True, gc=False, tag="wo"):
     """The run reached its deadline before it closed."""
 
     reason: str = ""
@@ -188,7 +191,7 @@ PAYLOAD_FIELDS: dict[type, str] = {
 """The one payload field of each event that has one."""
 
 
-class TurnHeader(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, tag="Turn", tag_field="type", kw_only=True):
+class TurnHeader(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What was true for a whole turn. ``None`` means: as in the turn before.
 
     ``time`` is the database's clock in microseconds; within a run it never goes

@@ -64,7 +64,7 @@ CREATE TABLE perdure.history (
     events bytea NOT NULL,
     PRIMARY KEY (run_id, seq)
 );
-COMMENT ON TABLE perdure.history IS 'One row per turn: a byte that names the codec, then (codec 1) a JSON array of the header and the events.';
+COMMENT ON TABLE perdure.history IS 'One row per turn: a byte that names the codec, then (codec 1) a JSON array of the time, the events and what is new in the header.';
 
 CREATE TABLE perdure.payload (
     run_id  bigint NOT NULL,
@@ -139,19 +139,41 @@ END::json;
 
 CREATE VIEW perdure.turns AS
 SELECT h.run_id, h.seq,
-       timestamptz 'epoch' + (t.elements -> 0 ->> 'time')::bigint * interval '1 microsecond' AS time,
-       t.elements -> 0 AS header,
-       t.elements
+       timestamptz 'epoch' + (t.row ->> 0)::bigint * interval '1 microsecond' AS time,
+       t.row ->> 2 AS build, t.row ->> 3 AS python, (t.row ->> 4)::integer AS flags, t.row ->> 5 AS worker,
+       t.row -> 1 AS events
 FROM perdure.history h
-CROSS JOIN LATERAL (SELECT perdure.readable(h.events) AS elements OFFSET 0) t
+CROSS JOIN LATERAL (SELECT perdure.readable(h.events) AS row OFFSET 0) t
 WHERE substr(h.events, 1, 1) = '\x01';
-COMMENT ON VIEW perdure.turns IS 'Histories by turn; element 0 is the header.';
+COMMENT ON VIEW perdure.turns IS 'Histories by turn; build, python, flags and worker are as in the turn before where they are NULL.';
+
+CREATE FUNCTION perdure.event_type(tag text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE tag
+    WHEN 'ws' THEN 'WorkflowExecutionStarted'
+    WHEN 'wr' THEN 'WorkflowExecutionCancelRequested'
+    WHEN 'sr' THEN 'SignalReceived'
+    WHEN 'ac' THEN 'ActivityCompleted'
+    WHEN 'ar' THEN 'ActivityAttemptFailed'
+    WHEN 'af' THEN 'ActivityFailed'
+    WHEN 'tf' THEN 'TimerFired'
+    WHEN 'as' THEN 'ActivityScheduled'
+    WHEN 'ax' THEN 'ActivityCancelRequested'
+    WHEN 'ts' THEN 'TimerStarted'
+    WHEN 'tx' THEN 'TimerCancelled'
+    WHEN 'se' THEN 'SideEffectRecorded'
+    WHEN 'wc' THEN 'WorkflowExecutionCompleted'
+    WHEN 'wf' THEN 'WorkflowExecutionFailed'
+    WHEN 'wx' THEN 'WorkflowExecutionCancelled'
+    WHEN 'wt' THEN 'WorkflowExecutionTerminated'
+    WHEN 'wo' THEN 'WorkflowExecutionTimedOut'
+    ELSE tag
+END;
 
 CREATE VIEW perdure.events AS
-SELECT t.run_id, r.namespace, r.instance, t.seq AS turn, e.number - 1 AS number, t.time,
-       e.event ->> 'type' AS type, e.event
+SELECT t.run_id, r.namespace, r.instance, t.seq AS turn, e.number, t.time,
+       perdure.event_type(e.event ->> 0) AS type, e.event
 FROM perdure.turns t
 JOIN perdure.run r ON r.id = t.run_id
-CROSS JOIN LATERAL json_array_elements(t.elements) WITH ORDINALITY AS e (event, number)
-WHERE e.number > 1;
+CROSS JOIN LATERAL json_array_elements(t.events) WITH ORDINALITY AS e (event, number);
 COMMENT ON VIEW perdure.events IS 'Histories by event: SELECT * FROM perdure.events WHERE instance = ''…'' ORDER BY run_id, turn, number';

@@ -40,10 +40,8 @@ WITH fence AS MATERIALIZED (
            coalesce(
                turn,
                '\x01'::bytea
-               || convert_to(
-                      '[{"type":"Turn","time":' || (extract(epoch FROM now()) * 1000000)::bigint || '},', 'UTF8'
-                  )
-               || event || ']'::bytea
+               || convert_to('[' || (extract(epoch FROM now()) * 1000000)::bigint || ',[', 'UTF8')
+               || event || ']]'::bytea
            )
     FROM placed
 ), outside AS (
@@ -93,15 +91,15 @@ WITH target AS MATERIALIZED (
     SELECT target.id, last.seq + 1,
            '\x01'::bytea
            || convert_to(
-                  '[{"type":"Turn","time":'
+                  '['
                   || greatest(
                          (extract(epoch FROM now()) * 1000000)::bigint,
-                         substring(encode(substr(last.events, 2, 64), 'escape') FROM '"time":([0-9]+)')::bigint
+                         substring(encode(substr(last.events, 2, 64), 'escape') FROM '^\[([0-9]+)')::bigint
                      )
-                  || '},',
+                  || ',[',
                   'UTF8'
               )
-           || :event::bytea || ']'::bytea
+           || :event::bytea || ']]'::bytea
     FROM target
     CROSS JOIN LATERAL (
         SELECT seq, events FROM perdure.history WHERE run_id = target.id ORDER BY seq DESC LIMIT 1
