@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.environment import dbos_python
 from benchmarks.measure import Sample
@@ -22,8 +22,11 @@ from benchmarks.talk import Setup
 from perdure.store.postgres.migrate import migrate
 from tests.support.postgres import Server
 
-LEAST_ROWS = 30_000
-"""How many rows a floor writes at least, so that it runs long enough to be measured (fewer in small batches)."""
+LEAST_SECONDS: Final = 0.4
+"""How long a floor should run at least to be measured: it writes the same rows several times over to get there."""
+
+MOST_BYTES: Final = 20_000_000
+"""But no more than this, so that it does not busy the server with checkpoints."""
 
 
 @dataclass
@@ -96,12 +99,14 @@ class Campaign:
 
 
 def rows_like(sample: Sample) -> dict[str, int]:
-    """Return what a floor has to write to have written what this sample recorded."""
-    rows = int(sample.extra["rows"])
-    times = max(1, round(LEAST_ROWS * min(1, rows / max(1, sample.extra["flushes"]) / 10) / rows))
+    """Return what a floor has to write to have written what this sample recorded, once or several times."""
+    rows, size = int(sample.extra["rows"]), sample.extra["bytes"]
+    batch = max(1, min(500, round(rows / max(1, sample.extra["flushes"]))))
+    seconds = rows / batch * 0.0005 + rows * 0.00001  # a guess at what it takes
+    times = max(1, min(round(LEAST_SECONDS / seconds), int(MOST_BYTES / size)))
     return {
         "rows": rows * times,
-        "size": max(1, round(sample.extra["bytes"] / rows)),
-        "batch": max(1, min(500, round(rows / max(1, sample.extra["flushes"])))),
+        "size": max(1, round(size / rows)),
+        "batch": batch,
         "operations": sample.operations * times,
     }

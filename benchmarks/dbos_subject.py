@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.measure import Meter, Sample, resident, text
+from benchmarks.measure import POSTGRES, Meter, Sample, resident, text
 from benchmarks.talk import Arguments, Setup, in_flight, serve, timed
 
 library: Any = importlib.import_module("dbos")  # is not there where types are checked
@@ -193,7 +193,7 @@ async def idle(asked: Arguments, meter: Meter) -> Sample:
     await asyncio.sleep(asked["seconds"])
     sample = meter.sample(before, meter.transactions(asked["dsn"]) - seen)
     sample.extra["resident_mb"] = resident(os.getpid())
-    del sample.cpu["postgres"]  # somebody else may be idle beside us
+    del sample.cpu[POSTGRES]  # somebody else may be idle beside us
     return sample
 
 

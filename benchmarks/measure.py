@@ -19,6 +19,9 @@ from typing import Final, Self
 
 import psycopg
 
+POSTGRES: Final = "postgres"
+"""The name of all processes of the server together, where CPU is listed by process."""
+
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -138,7 +141,7 @@ class Meter:
         """Return what happened since ``before``; seconds ``paused`` on purpose do not count as time."""
         now = self.read()
         cpu = {name: seconds - before.cpu[name] for name, seconds in now.cpu.items()}
-        cpu["postgres"] = now.postgres - before.postgres
+        cpu[POSTGRES] = now.postgres - before.postgres
         return Sample(
             operations=operations,
             seconds=now.at - before.at - extra.get("paused", 0.0),

@@ -28,6 +28,7 @@ from perdure.engine.replay import replay
 from perdure.model.codec import decode_turn
 from perdure.model.runs import RunId, RunInfo, WorkerInfo
 from perdure.runtime import guard
+from perdure.workflow import Workflow
 
 OPEN = "SELECT count(*) FROM perdure.run WHERE state < 10"
 PARKED = "SELECT count(*) FROM perdure.run WHERE state = 2"
@@ -132,23 +133,30 @@ async def memory(on: Bench, asked: Arguments) -> Sample:
         for handle in waiting:
             await handle.result()
         after = resident(worker.pid)
-        await in_flight(100, parked // 2, lambda _: timed(on.client.start(listener, 1)))
-        await until(on, PARKED, parked // 2)
-        half = resident(worker.pid)
-        await in_flight(100, parked - parked // 2, lambda _: timed(on.client.start(listener, 1)))
-        await until(on, PARKED, parked)
-        whole = resident(worker.pid)
-        sample = on.meter.sample(before, active + parked)
+        await park(on, 2 * parked, listener, 1)
+        warm = resident(worker.pid)
+        await park(on, parked, listener, 1)
+        waiters = resident(worker.pid)
+        await park(on, parked, sleeper, time.time() + 86_400)
+        sleepers = resident(worker.pid)
+        sample = on.meter.sample(before, active + 4 * parked)
     sample.extra.update(
         idle_mb=idle,
         after_20_runs_mb=served,
         active_adds_mb=busy - served,
         after_active_mb=after,
-        with_half_parked_mb=half,
-        with_all_parked_mb=whole,
-        parked_run_adds_kb=max(0.0, (whole - half) * 1024 / (parked - parked // 2)),
+        after_parking_mb=warm,
+        parked_run_adds_kb=max(0.0, (waiters - warm) * 1024 / parked),
+        sleeping_run_adds_kb=max(0.0, (sleepers - waiters) * 1024 / parked),
     )
     return sample
+
+
+async def park(on: Bench, count: int, workflow: Workflow[[Any], int], argument: float) -> None:
+    """Start runs and wait until the worker has put all of them to sleep."""
+    there = on.value(PARKED)
+    await in_flight(100, count, lambda _: timed(on.client.start(workflow, argument)))
+    await until(on, PARKED, there + count)
 
 
 async def long_run(on: Bench, asked: Arguments) -> Sample:

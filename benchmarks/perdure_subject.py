@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 
 from benchmarks.loops import runner
-from benchmarks.measure import Meter, Sample, resident
+from benchmarks.measure import POSTGRES, Meter, Sample, resident
 from benchmarks.programs import Program
 from benchmarks.talk import Arguments, Setup, in_flight, serve, timed
 from benchmarks.workloads import ACTIVITIES, WORKFLOWS, carrier, chain, fan_out, listener
@@ -177,7 +177,7 @@ async def idle(on: Bench, asked: Arguments) -> Sample:
     await asyncio.sleep(asked["seconds"])
     statements = on.meter.transactions(on.setup.dsn) - seen
     sample = on.meter.sample(before, statements, resident_mb=resident(os.getpid()))
-    del sample.cpu["postgres"]  # somebody else may be idle beside us
+    del sample.cpu[POSTGRES]  # somebody else may be idle beside us
     for name in sorted(sent.keys() | {"claim"}):
         if on.statements(name) != sent.get(name, 0):
             sample.extra[name] = on.statements(name) - sent.get(name, 0)

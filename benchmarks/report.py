@@ -43,6 +43,9 @@ COLUMNS = (
     "spread",
 )
 
+INTERNAL = {"rows", "bytes", "flushes", "paused"}
+"""What floors are built from."""
+
 
 def render(about: Mapping[str, str], scenarios: Iterable[Scenario], found: Sequence[Measured]) -> str:
     """Return the whole report."""
@@ -83,14 +86,14 @@ def row(measured: Measured) -> tuple[str, ...]:
 
 
 def extras(found: Iterable[Measured]) -> list[tuple[str, str, str, str]]:
-    """Return what only some scenarios know; what floors are built from is left out."""
-    internal = {"rows", "bytes", "flushes", "paused"}
-    return [
-        (m.setting, m.subject, name.replace("_", " "), number(m.extra(name)))
-        for m in found
-        for name in m.samples[0].extra
-        if name not in internal
-    ]
+    """Return what only some scenarios know, and CPU by process where there are several of ours."""
+    facts = []
+    for measured in found:
+        if len(measured.processes) > 1:
+            facts += [(measured, f"CPU of {name}", measured.cpu(name)) for name in measured.processes]
+        names = [name for name in measured.samples[0].extra if name not in INTERNAL]
+        facts += [(measured, name.replace("_", " "), measured.extra(name)) for name in names]
+    return [(measured.setting, measured.subject, name, number(value)) for measured, name, value in facts]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

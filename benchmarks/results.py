@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.measure import Sample
+from benchmarks.measure import POSTGRES, Sample
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,29 @@ class Measured:
         """Return the median of what only this scenario knows."""
         return self.median(lambda sample: sample.extra.get(name))
 
-    def cpu(self, process: Callable[[str], bool]) -> float | None:
-        """Return the CPU seconds per 1,000 operations of the processes that are meant."""
-        if not any(process(name) for sample in self.samples for name in sample.cpu):
-            return None
+    @property
+    def processes(self) -> list[str]:
+        """The names of our processes, in order; PostgreSQL is none of them."""
+        return sorted({name for sample in self.samples for name in sample.cpu} - {POSTGRES})
+
+    def cpu(self, *processes: str) -> float | None:
+        """Return the CPU seconds per 1,000 operations of these processes together; None where they were not read."""
 
         def of(sample: Sample) -> float | None:
-            spent = sum(seconds for name, seconds in sample.cpu.items() if process(name))
-            return spent / sample.operations * 1_000 if sample.operations else None
+            spent = [sample.cpu[name] for name in processes if name in sample.cpu]
+            return sum(spent) / sample.operations * 1_000 if spent and sample.operations else None
 
         return self.median(of)
 
     @property
     def cpu_ours(self) -> float | None:
         """CPU seconds per 1,000 operations of everything but PostgreSQL."""
-        return self.cpu(lambda name: name != "postgres")
+        return self.cpu(*self.processes)
 
     @property
     def cpu_postgres(self) -> float | None:
         """CPU seconds per 1,000 operations of PostgreSQL's processes."""
-        return self.cpu(lambda name: name == "postgres")
+        return self.cpu(POSTGRES)
 
     @property
     def commits(self) -> float | None:

@@ -255,8 +255,9 @@ def memory(scale: Scale) -> Scenario:
     arguments = {"active": 1_000, "parked": scale.parked}
     step = Step(setting="one worker process", subject=STATES, ask="memory", arguments=arguments, rounds=1)
     about = (
-        "Resident memory of a worker process: at rest, with 1,000 runs each in the middle of an activity, and after"
-        f" {scale.parked:,} runs were parked (what the second half of them added, so that buffers are warm)."
+        "Resident memory of a worker process: at rest, with 1,000 runs each in the middle of an activity, and what"
+        f" {scale.parked:,} more parked runs add, first such that wait for a message, then such that sleep, after"
+        " twice as many were parked to warm the buffers up."
     )
     return Scenario(name="memory", about=about, unit="runs", steps=(step,))
 
