@@ -68,6 +68,21 @@ class World:
             time.sleep(0.05)
         return time.time()
 
+    def cut_flushes(self, wanted: int) -> int:
+        """Cut so many connections while they flush; return how many there were within two seconds."""
+        cut = 0
+        with (
+            suppress(psycopg.OperationalError),
+            psycopg.connect(self.url) as holder,
+            psycopg.connect(self.url, autocommit=True) as killer,
+        ):
+            holder.execute("LOCK TABLE perdure.history IN EXCLUSIVE MODE")
+            deadline = time.monotonic() + 2
+            while cut < wanted and time.monotonic() < deadline:
+                cut += killer.execute(FLUSHING).rowcount
+                time.sleep(0.02)
+        return cut
+
     def execute(self, statement: str) -> int:
         """Run a statement as an administrator; return the number of rows, 0 when nobody answers."""
         with suppress(psycopg.OperationalError), psycopg.connect(self.url, autocommit=True) as connection:
@@ -171,14 +186,9 @@ async def _halted(world: World, fault: Fault, dice: random.Random, *, crash: boo
 
 
 async def cut_flushes(world: World, fault: Fault, dice: random.Random) -> None:
-    """Cut connections in the middle of their flush with `pg_terminate_backend`, a few times in a row."""
+    """Cut connections in the middle of their flush with `pg_terminate_backend`; a lock holds the flushes up there."""
     fault.affected = await asyncio.to_thread(world.owned)
-    cut = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(3):
-            while cut < 3:
-                cut += await asyncio.to_thread(world.execute, FLUSHING)
-                await asyncio.sleep(0.01)
+    cut = await asyncio.to_thread(world.cut_flushes, dice.randint(1, 4))
     fault.note = f"{cut} cut"
 
 

@@ -21,7 +21,7 @@ from perdure.model.runs import Hint, Lease, NewRun, RunId, Started
 from perdure.store import records
 from perdure.store.base import Beginning, Taker
 from perdure.store.postgres.arrays import byteas, int4s, int8, int8s, texts
-from perdure.store.postgres.connection import Lane, Row
+from perdure.store.postgres.connection import Lane, Parameters, Row
 from perdure.store.postgres.leasing import NOBODY, fence
 
 BATCH = 500
@@ -140,13 +140,19 @@ class Births:
     async def _write(self, batch: Sequence[_Birth]) -> None:
         """Write a batch. When another process starts one of its ids at the same moment, the next try finds that run."""
         tag = secrets.randbits(63)
+        lost = False
         try:
             while True:
                 try:
-                    rows = await self._lane.fetch("start", _parameters(batch, tag))
+                    rows = await self._lane.fetch("start", _parameters(batch, tag), on_repeat=_look_first)
                     break
                 except errors.UniqueViolation:
-                    continue
+                    pass
+                except _AnswerLostError:
+                    lost = True
+                batch = await self._unmade(batch, tag) if lost else batch
+                if not batch:
+                    return
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             if len(batch) == 1:
                 message = f"{batch[0].new.id} cannot be started: {' '.join(str(error).split())}"
@@ -155,10 +161,29 @@ class Births:
             for birth in batch:
                 await self._write([birth])
             return
-        given: set[int] = set()
-        for row in sorted(rows):
-            batch[row[0] - 1].settle(row, first=row[1] not in given)  # a key and an id may name the same run
-            given.add(row[1])
+        _settle(batch, rows)
+
+    async def _unmade(self, batch: Sequence[_Birth], tag: int) -> list[_Birth]:
+        """Settle the starts that an earlier try has made, whose runs may be closed by now; return the others."""
+        rows = await self._lane.fetch("born", _parameters(batch, tag))
+        made = {row[0] for row in rows}
+        _settle(batch, rows)
+        return [birth for place, birth in enumerate(batch, start=1) if place not in made]
+
+
+class _AnswerLostError(Exception):
+    """The statement may have been carried out."""
+
+
+def _look_first() -> Parameters:
+    raise _AnswerLostError
+
+
+def _settle(batch: Sequence[_Birth], rows: Sequence[Row]) -> None:
+    given: set[int] = set()
+    for row in sorted(rows):
+        batch[row[0] - 1].settle(row, first=row[1] not in given)  # a key and an id may name the same run
+        given.add(row[1])
 
 
 def _parameters(batch: Sequence[_Birth], tag: int) -> dict[str, object]:

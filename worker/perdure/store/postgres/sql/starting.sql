@@ -5,14 +5,13 @@
 -- start wins too late for the snapshot to show it, the statement fails as a whole, and the caller repeats it; the order
 -- of the inserts keeps two such statements from waiting for each other.
 -- Runs that a worker of the asking process would take are its own from the start, with the first turn that it has taken
--- already. By the tag of the statement a repeat after a lost answer finds what it made.
+-- already. After a lost answer `born` comes before a repeat: it finds what was made, also when it is closed by now.
 WITH fence AS MATERIALIZED (
     SELECT id FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
     FOR KEY SHARE
 ), asked AS MATERIALIZED (
     SELECT a.*, coalesce(k.id, o.id) AS known_id, coalesce(k.workflow, o.workflow) AS known_workflow,
-           coalesce(k.claim, o.claim) = :claim::bigint AS ours, coalesce(k.owner, o.owner) AS known_owner,
            coalesce(k.created_at, o.created_at) AS known_since
     FROM unnest(
         :namespaces::text[], :instances::text[], :workflows::text[], :queues::text[], :keys::text[],
@@ -53,9 +52,19 @@ WITH fence AS MATERIALIZED (
 )
 SELECT place, id, true, workflow, owner IS NOT NULL, (extract(epoch FROM now()) * 1000000)::bigint FROM placed
 UNION ALL
-SELECT place, known_id, ours IS TRUE, known_workflow, (ours AND known_owner = :worker::bigint) IS TRUE,
-       (extract(epoch FROM known_since) * 1000000)::bigint
+SELECT place, known_id, false, known_workflow, false, (extract(epoch FROM known_since) * 1000000)::bigint
 FROM asked WHERE known_id IS NOT NULL;
+
+-- name: born
+-- Which of these starts an earlier try has made, whatever became of their runs: turn 0 has the seed of the start, which
+-- is random. An id may be used again once its run is closed, so the id alone does not tell.
+SELECT a.place, r.id, true, r.workflow, (r.claim = :claim::bigint AND r.owner = :worker::bigint) IS TRUE,
+       (extract(epoch FROM r.created_at) * 1000000)::bigint
+FROM unnest(:namespaces::text[], :instances::text[], :events::bytea[], :turns::bytea[])
+    WITH ORDINALITY AS a (namespace, instance, event, turn, place)
+JOIN perdure.run r ON r.namespace = a.namespace AND r.instance = a.instance
+JOIN perdure.history h ON h.run_id = r.id AND h.seq = 0
+WHERE h.events = a.turn OR position(a.event IN h.events) > 0;
 
 -- name: deliver
 WITH told AS (
@@ -118,7 +127,8 @@ SELECT id, owner, key IS NOT NULL FROM target;
 
 -- name: terminated
 SELECT id, NULL::bigint, key IS NOT NULL FROM perdure.run
-WHERE namespace = :namespace::text AND instance = :instance::text AND state = 13 AND outcome = :outcome::bytea
+WHERE namespace = :namespace::text AND instance = :instance::text AND hashtext(instance) = hashtext(:instance::text)
+  AND closed_as <> 0 AND state = 13 AND outcome = :outcome::bytea
 ORDER BY id DESC
 LIMIT 1;
 
@@ -129,7 +139,7 @@ WITH target AS MATERIALIZED (
     FOR NO KEY UPDATE
 ), freed AS (
     UPDATE perdure.run r
-    SET state = 0, hold_reason = '', hold_message = '', held_builds = '{}'
+    SET state = 0, hold_reason = '', hold_message = '', held_builds = NULL
     FROM target
     WHERE r.id = target.id
 ), changed AS (
