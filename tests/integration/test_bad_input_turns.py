@@ -1,0 +1,140 @@
+"""Workflow code that never gives the event loop back: it is held with its stack, and nothing else is harmed."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import pytest
+
+from perdure import Limits, Worker, activity, workflow
+from perdure.client import WorkflowHandle
+from perdure.model.runs import RunState, RunSummary
+from tests.support.world import World, eventually, run_async
+
+SHORT = Limits(lease=4.0, turn=0.3, drain=2.0)
+
+
+@activity.define
+async def echo(text: str) -> str:
+    await asyncio.sleep(0.1)
+    return text
+
+
+@activity.define
+async def hog(seconds: float) -> str:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+    return "done"
+
+
+@workflow.define
+async def polls(done: bool) -> str:
+    before = await echo("before")
+    while not done:
+        pass
+    return before
+
+
+@workflow.define
+async def steps() -> list[str]:
+    return [await echo(str(number)) for number in range(10)]
+
+
+@workflow.define
+async def hogs(seconds: float) -> str:
+    return await hog(seconds)
+
+
+async def until_held(handle: WorkflowHandle[Any]) -> RunSummary:
+    async def held() -> RunSummary | None:
+        summary = await handle.describe()
+        return summary if summary.state is RunState.HELD else None
+
+    summary: RunSummary = await eventually(held)
+    return summary
+
+
+@run_async
+async def test_an_endless_turn_is_held_with_its_stack_and_the_others_go_on(world: World) -> None:
+    client, looker = await world.client(), await world.client()
+    async with Worker(client, workflows=[polls, steps], activities=[echo], limits=SHORT, build_id="one") as worker:
+        others = [await client.start(steps, id=f"other-{number}") for number in range(5)]
+        bad = await client.start(polls, False, id="bad")
+        summary = await until_held(bad)
+        assert summary.hold_reason == "TurnTimedOut"
+        assert "a turn of bad (workflow polls, run " in summary.hold_message
+        assert "while not done" in summary.hold_message
+        assert [await other.result() for other in others] == [[str(number) for number in range(10)]] * 5
+        assert await (await client.start(steps)).result()
+        registered = await looker.store.workers("default")
+        assert [(number, name) for number, name, _ in registered] == [(1, worker.name)], "it never lost its lease"
+
+    async def mended(done: bool) -> str:
+        return await echo("before")
+
+    fixed = workflow.define(name="polls")(mended)
+    async with Worker(looker, workflows=[fixed], activities=[echo], build_id="two"):
+        assert await bad.result() == "before"
+    await world.close()
+
+
+@run_async
+async def test_an_endless_first_turn_of_a_run_that_starts_beside_its_worker_is_held(world: World) -> None:
+    client = await world.client()
+
+    @workflow.define
+    async def spins() -> None:
+        while True:
+            pass
+
+    async with Worker(client, workflows=[spins, steps], activities=[echo], limits=SHORT) as worker:
+        await eventually(lambda: asyncio.sleep(0, worker.ready))
+        bad = await client.start(spins)
+        assert (await until_held(bad)).hold_reason == "TurnTimedOut"
+        assert await (await client.start(steps)).result()
+    await world.close()
+
+
+@run_async
+async def test_an_activity_that_blocks_the_loop_is_named_and_the_lease_is_kept(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "perdure.worker")
+    client = await world.client()
+    async with Worker(client, workflows=[hogs], activities=[hog], limits=SHORT):
+        assert await (await client.start(hogs, 1.0, id="h")).result() == "done"
+    (report,) = [record.getMessage() for record in caplog.records if "has not moved" in record.getMessage()]
+    assert "activity h/1 hog is in the way" in report
+    assert "while time.thread_time() < end" in report or "in hog" in report
+    assert not [record for record in caplog.records if "lost its lease" in record.getMessage()]
+    await world.close()
+
+
+@run_async
+async def test_a_loop_that_is_blocked_for_a_whole_lease_gives_its_runs_to_others(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "perdure.worker")
+    client = await world.client()
+    brief = Limits(lease=1.5, turn=0.3, drain=2.0)
+    tries: list[float] = []
+
+    @activity.define
+    async def once() -> str:
+        tries.append(time.monotonic())
+        end = time.monotonic() + (4 if len(tries) == 1 else 0)
+        while time.monotonic() < end:
+            pass
+        return "done"
+
+    @workflow.define
+    async def tries_once() -> str:
+        return await once()
+
+    async with Worker(client, workflows=[tries_once], activities=[once], limits=brief):
+        assert await (await client.start(tries_once)).result() == "done"
+    assert len(tries) == 2
+    assert [record for record in caplog.records if "giving the lease up. It is here:" in record.getMessage()]
+    await world.close()
