@@ -7,7 +7,7 @@ A row starts with one byte that names the codec; `JSON` is followed by a JSON
 array in UTF-8, so that ``psql`` and ``jq`` can read it: the time of the turn, the
 array of its events, then what else its header says, if it says more::
 
-    [1700000000000000, [["ac", 1, 42, 1, 0], ["as", 2, "pack", ["tea"], null, 0]]]
+    [1700000000000000, [["ac", 1, 42], ["as", 2, "pack", ["tea"]]]]
 
 Rows are the largest part of what the database writes, hence the short form.
 """
@@ -17,7 +17,16 @@ from collections.abc import Sequence
 import msgspec
 
 from perdure.errors import PayloadError
-from perdure.model.events import PAYLOAD_FIELDS, Event, Incoming, Microseconds, Turn, TurnHeader
+from perdure.model.events import (
+    PAYLOAD_FIELDS,
+    ActivityCompleted,
+    ActivityScheduled,
+    Event,
+    Incoming,
+    Microseconds,
+    Turn,
+    TurnHeader,
+)
 
 JSON = b"\x01"
 
@@ -38,13 +47,23 @@ _message_decoder: msgspec.json.Decoder[Incoming] = msgspec.json.Decoder(Incoming
 
 def encode_turn(header: TurnHeader, events: Sequence[Event]) -> bytes:
     """Return the bytes of one history row."""
+    trimmed = [_trimmed(event) for event in events]
     rest = (header.build, header.python, header.flags, header.worker)
     if rest == _NOTHING_NEW:
-        return JSON + _encoder.encode((header.time, events))
-    return JSON + _encoder.encode((header.time, events, *rest))
+        return JSON + _encoder.encode((header.time, trimmed))
+    return JSON + _encoder.encode((header.time, trimmed, *rest))
 
 
 _NOTHING_NEW = (None, None, None, None)
+
+
+def _trimmed(event: Event) -> object:
+    """Return the most frequent events without their last fields, when those have their defaults."""
+    if isinstance(event, ActivityCompleted):
+        return ("ac", event.seq, event.result) if event.attempt == 1 and not event.external else event
+    if isinstance(event, ActivityScheduled):
+        return ("as", event.seq, event.name, event.input) if event.queue is None and not event.external else event
+    return event
 
 
 def decode_turn(seq: int, data: bytes | memoryview) -> Turn:

@@ -103,7 +103,9 @@ class Flush:
 async def flush(lane: Lane, lease: Lease, commits: Sequence[Commit]) -> Flush:
     """Carry out the commits that the database takes."""
     flushed = Flush(lane, lease, [None] * len(commits))
-    for batch in _batches([_item(place, commit) for place, commit in enumerate(commits)]):
+    items = [_item(place, commit) for place, commit in enumerate(commits)]
+    items.sort(key=lambda item: item.commit.run_id)  # everybody locks runs in this order
+    for batch in _batches(items):
         await flushed.write(batch)
     return flushed
 

@@ -18,40 +18,43 @@ COMMENT ON TABLE perdure.worker IS 'Who may own runs. A heartbeat updates one ro
 -- Drawn by the statement that starts runs, which needs the number in more than one place.
 CREATE SEQUENCE perdure.run_id;
 
+-- What changes when a run closes stands at the end, and half of a page is left free: the log has the difference of two
+-- versions that begin alike and share a page.
 CREATE TABLE perdure.run (
     id               bigint PRIMARY KEY,
+    created_at       timestamptz NOT NULL DEFAULT now(),
+    started_at       timestamptz,
+    deadline         timestamptz,
+    -- The number of claims so far, and the tag of the last one, by which a claim whose answer was lost finds its runs.
+    claim            bigint,
+    claims           integer NOT NULL DEFAULT 0,
+    mail             integer NOT NULL DEFAULT 0,
+    priority         integer NOT NULL DEFAULT 0,
+    cancel_requested boolean NOT NULL DEFAULT false,
     namespace        text NOT NULL,
     instance         text NOT NULL,
     workflow         text NOT NULL,
     queue            text NOT NULL,
     key              text,
-    priority         integer NOT NULL DEFAULT 0,
-    state            smallint NOT NULL DEFAULT 0,
-    -- 0 while the run is open, then its own id: one unique index says "one open run of an instance" and finds both.
-    closed_as        bigint NOT NULL DEFAULT 0,
-    owner            bigint,
-    -- The number of claims so far, and the tag of the last one, by which a claim whose answer was lost finds its runs.
-    claims           integer NOT NULL DEFAULT 0,
-    claim            bigint,
-    mail             integer NOT NULL DEFAULT 0,
-    created_at       timestamptz NOT NULL DEFAULT now(),
-    started_at       timestamptz,
-    closed_at        timestamptz,
-    deadline         timestamptz,
-    wake_at          timestamptz,
-    waiting_for      text NOT NULL DEFAULT '',
     status_text      text NOT NULL DEFAULT '',
     progress         text NOT NULL DEFAULT '',
+    state            smallint NOT NULL DEFAULT 0,
+    owner            bigint,
+    -- 0 while the run is open, then its own id.
+    closed_as        bigint NOT NULL DEFAULT 0,
+    closed_at        timestamptz,
+    wake_at          timestamptz,
+    waiting_for      text NOT NULL DEFAULT '',
     hold_reason      text NOT NULL DEFAULT '',
     hold_message     text NOT NULL DEFAULT '',
-    held_builds      text[] NOT NULL DEFAULT '{}',
-    cancel_requested boolean NOT NULL DEFAULT false,
+    held_builds      text[],
     outcome          bytea
-) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
 ALTER SEQUENCE perdure.run_id OWNED BY perdure.run.id;
 COMMENT ON TABLE perdure.run IS 'state: 0 ready, 1 owned, 2 parked, 3 held, 10 completed, 11 failed, 12 cancelled, 13 terminated, 14 timed out';
 
-CREATE UNIQUE INDEX run_instance ON perdure.run (namespace, instance, closed_as);
+CREATE UNIQUE INDEX run_open ON perdure.run (namespace, instance) WHERE closed_as = 0;
+CREATE INDEX run_closed ON perdure.run (hashtext(instance)) WHERE closed_as <> 0;
 CREATE UNIQUE INDEX run_key ON perdure.run (key) WHERE key IS NOT NULL;
 CREATE INDEX run_ready ON perdure.run (namespace, queue, priority DESC, id) WHERE state = 0;
 CREATE INDEX run_due ON perdure.run (namespace, queue, wake_at) WHERE state = 2 AND wake_at IS NOT NULL;

@@ -72,7 +72,7 @@ WITH me AS MATERIALIZED (
 ), held AS MATERIALIZED (
     SELECT r.id FROM me JOIN perdure.run r ON r.queue = ANY (me.queues) AND r.workflow = ANY (me.workflows)
     WHERE r.namespace = :namespace::text AND r.state = 3
-      AND (r.hold_reason = :unknown::text OR me.build <> ALL (r.held_builds))
+      AND (r.hold_reason = :unknown::text OR (me.build = ANY (r.held_builds)) IS NOT TRUE)
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
 ), freed AS (

@@ -84,8 +84,9 @@ LEFT JOIN LATERAL (
 ) k ON true;
 
 -- name: flush
--- Many runs, one commit. The order that keeps it free of deadlocks: the worker's row, the rows of runs that change,
--- their turns, everything else. A turn that is there already takes nothing else of its commit with it. ON CONFLICT would
+-- Many runs, one commit. The order that keeps it free of deadlocks: the worker's row, the rows of runs that change (by
+-- their numbers, as the caller sorts them), their turns, everything else. A run that closes is not locked before its row
+-- changes: nothing depends on its mail any more, and the record of a lock is as long as that of a turn. A turn that is there already takes nothing else of its commit with it. ON CONFLICT would
 -- find it too, but write a confirmation for every turn; a turn that appears between the look and the insert (somebody
 -- terminates the run) makes the statement fail as a whole, and the caller repeats it.
 -- Written as (x IN (SELECT …)) IS TRUE where a hashed look-up is wanted, because a join would be a nested loop.
@@ -104,7 +105,7 @@ WITH fence AS MATERIALIZED (
 ), locked AS MATERIALIZED (
     SELECT a.*, r.mail AS has_mail, r.waiting_for AS waited_for
     FROM fence CROSS JOIN asked a JOIN perdure.run r ON r.id = a.run_id
-    WHERE (a.ending IS NOT NULL OR a.status IS NOT NULL) AND r.owner = fence.id
+    WHERE (a.ending < 10 OR a.status IS NOT NULL) AND r.owner = fence.id
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
 ), mine AS MATERIALIZED (
@@ -112,7 +113,7 @@ WITH fence AS MATERIALIZED (
     UNION ALL
     SELECT a.*, NULL, NULL
     FROM fence CROSS JOIN asked a JOIN perdure.run r ON r.id = a.run_id
-    WHERE a.ending IS NULL AND a.status IS NULL AND r.owner = fence.id
+    WHERE (a.ending IS NULL OR a.ending >= 10) AND a.status IS NULL AND r.owner = fence.id
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events)
     SELECT run_id, seq, events FROM mine
@@ -164,7 +165,7 @@ WITH fence AS MATERIALIZED (
         hold_reason = CASE WHEN ends AND ending = 3 THEN done.reason ELSE '' END,
         hold_message = CASE WHEN ends AND ending = 3 THEN done.message ELSE '' END,
         held_builds = CASE
-            WHEN ends AND ending = 2 THEN '{}'
+            WHEN ends AND ending = 2 THEN NULL
             WHEN ends AND ending = 3 THEN array_append(array_remove(r.held_builds, fence.build), fence.build)
             ELSE r.held_builds
         END,
@@ -172,7 +173,7 @@ WITH fence AS MATERIALIZED (
         status_text = coalesce(done.status, r.status_text),
         progress = coalesce(done.progress, r.progress)
     FROM done CROSS JOIN fence
-    WHERE r.id = done.run_id AND (ends OR done.status IS NOT NULL)
+    WHERE r.id = done.run_id AND r.owner = fence.id AND (ends OR done.status IS NOT NULL)
     RETURNING r.id, r.queue,
         ends AND ending = 0 AS released,
         r.key IS NOT NULL AND (

@@ -4,11 +4,21 @@
 SELECT coalesce(max(version), 0) FROM perdure.migration;
 
 -- name: describe
+-- Closed runs are found by a hash of their instance, which is a third of the index; an open run is always the newest.
 SELECT * FROM perdure.summary
 WHERE namespace = :namespace::text AND instance = :instance::text
-  AND (:run::bigint IS NULL OR id = :run::bigint)
-ORDER BY id DESC
-LIMIT 1;
+  AND id = coalesce(
+      :run::bigint,
+      (
+          SELECT id FROM perdure.run
+          WHERE namespace = :namespace::text AND instance = :instance::text AND closed_as = 0
+      ),
+      (
+          SELECT max(id) FROM perdure.run
+          WHERE namespace = :namespace::text AND instance = :instance::text
+            AND hashtext(instance) = hashtext(:instance::text) AND closed_as <> 0
+      )
+  );
 
 -- name: summaries
 SELECT * FROM perdure.summary WHERE id = ANY (:runs::bigint[]);
