@@ -18,6 +18,7 @@ import msgspec
 from perdure.model.events import (
     ClosedFromOutside,
     Closing,
+    Unreadable,
     WorkflowExecutionCancelled,
     WorkflowExecutionCompleted,
     WorkflowExecutionFailed,
@@ -137,7 +138,7 @@ def _fields(run: RunSummary) -> dict[str, str]:
         "message": _cut(run.hold_message or run.status_text, _MESSAGE),
     }
     if run.outcome is not None:
-        message = _ending(run.outcome)[2]
+        message = _ending(run.outcome, run)[2]
         fields["message"] = _cut(message or run.status_text, _MESSAGE)
     if isinstance(run.outcome, WorkflowExecutionCompleted):
         fields["result"] = _cut(bytes(run.outcome.result).decode("utf-8", "replace"), _RESULT)
@@ -162,14 +163,14 @@ def _progress(run: RunSummary) -> list[Condition]:
             Condition("Succeeded", "Unknown", reason, since=run.created_at),
             Condition("Finished", "False", reason, since=run.created_at),
         ]
-    succeeded, reason, message = _ending(run.outcome)
+    succeeded, reason, message = _ending(run.outcome, run)
     return [
         Condition("Succeeded", succeeded, reason, _cut(message, _REASON_TEXT), run.closed_at),
         Condition("Finished", "True", reason, since=run.closed_at),
     ]
 
 
-def _ending(outcome: Closing | ClosedFromOutside) -> tuple[Truth, str, str]:
+def _ending(outcome: Closing | ClosedFromOutside | Unreadable, run: RunSummary) -> tuple[Truth, str, str]:
     """Return whether a run succeeded, the reason and what to tell people."""
     match outcome:
         case WorkflowExecutionCompleted():
@@ -183,6 +184,8 @@ def _ending(outcome: Closing | ClosedFromOutside) -> tuple[Truth, str, str]:
             return "False", "Terminated", why
         case WorkflowExecutionTimedOut(reason=why):
             return "False", "TimedOut", why
+        case Unreadable(reason=why):
+            return ("True" if run.state is RunState.COMPLETED else "False"), run.phase, why
         case _ as never:
             assert_never(never)
 

@@ -8,7 +8,13 @@ import pytest
 
 from perdure import activity, workflow
 from perdure.engine.replay import replay
-from perdure.errors import DeterminismViolation, EngineFault, NonDeterminismError, UnknownWorkflowError
+from perdure.errors import (
+    DeterminismViolation,
+    EngineFault,
+    NonDeterminismError,
+    UnknownWorkflowError,
+    UnreadableHistoryError,
+)
 from perdure.model.events import Turn, TurnHeader
 from perdure.workflow import Workflow
 from tests.support.engine import Script
@@ -178,7 +184,7 @@ def test_a_turn_under_rules_of_a_newer_release_is_not_replayed() -> None:
     script.turn()
     first, second = script.history
     newer = Turn(1, TurnHeader(time=second.header.time, flags=1 << 20), second.events)
-    with pytest.raises(NonDeterminismError, match="newer release"):
+    with pytest.raises(UnreadableHistoryError, match="newer release"):
         replay(original, script.info, [first, newer])
     script.run.evict()
 

@@ -18,6 +18,7 @@ any other floor. Everybody may import this module.
     │   ├── NonDeterminismError
     │   ├── DeterminismViolation
     │   ├── TurnTimedOutError
+    │   ├── UnreadableHistoryError
     │   └── UnknownWorkflowError
     ├── RequestError             what was asked for cannot be done
     │   ├── DefinitionError
@@ -118,6 +119,10 @@ class DeterminismViolation(EngineFault):
 
 class TurnTimedOutError(EngineFault):
     """A turn computed for so long that it was interrupted: its code loops without awaiting anything."""
+
+
+class UnreadableHistoryError(EngineFault):
+    """A newer release wrote the history; a worker of that release goes on with it."""
 
 
 class UnknownWorkflowError(EngineFault):

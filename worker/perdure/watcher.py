@@ -8,8 +8,8 @@ a worker beside it reports closed runs from memory, without a statement.
 import asyncio
 import logging
 
-from perdure.errors import StoreError, WorkflowNotFoundError
-from perdure.model.events import ClosedFromOutside, Closing
+from perdure.errors import PayloadError, StoreError, WorkflowNotFoundError
+from perdure.model.events import ClosedFromOutside, Closing, Unreadable
 from perdure.model.runs import Hint, RunId
 from perdure.store.base import ReadStore
 
@@ -101,11 +101,17 @@ class Watcher:
         summaries = await self._store.summaries(asked)
         found = False
         for summary in summaries:
-            if summary.outcome is not None:
+            if isinstance(summary.outcome, Unreadable):
+                self._fail(summary.run_id, PayloadError(f"{summary.id} is closed, but {summary.outcome.reason}"))
+                found = True
+            elif summary.outcome is not None:
                 self.closed(summary.run_id, summary.outcome)
                 found = True
         for run_id in set(asked) - {summary.run_id for summary in summaries}:
-            future = self._waiting.pop(run_id, None)
-            if future is not None and not future.done():
-                future.set_exception(WorkflowNotFoundError(f"run {run_id} is not in the store any more"))
+            self._fail(run_id, WorkflowNotFoundError(f"run {run_id} is not in the store any more"))
         return found
+
+    def _fail(self, run_id: RunId, error: Exception) -> None:
+        future = self._waiting.pop(run_id, None)
+        if future is not None and not future.done():
+            future.set_exception(error)

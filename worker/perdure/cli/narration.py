@@ -24,6 +24,7 @@ from perdure.model.events import (
     TimerCancelled,
     TimerFired,
     TimerStarted,
+    Unreadable,
     WorkflowExecutionCancelled,
     WorkflowExecutionCancelRequested,
     WorkflowExecutionCompleted,
@@ -54,7 +55,7 @@ class Narrator:
 
     def tell(self, recorded: HistoryEvent) -> Sentence:
         """Return the sentence of the next event."""
-        event = cast("Event", recorded.event)
+        event = cast("Event | Unreadable", recorded.event)
         match event:
             case (
                 ActivityScheduled()
@@ -75,6 +76,8 @@ class Narrator:
                 return Sentence(f"#{seq} {output.compact(value)}")
             case SignalReceived(name=name, payload=payload):
                 return Sentence(f"{name} {output.compact(payload)}")
+            case Unreadable(reason=why):
+                return Sentence(why, ODD)
             case _:
                 return _of_the_run(event)
 

@@ -26,6 +26,18 @@ ADVICE = {
         "deploy code that does what the history says (perdure history {id}); a worker with another build resumes the "
         "run by itself. Without new code: perdure resume {id} tries again, perdure terminate {id} gives up"
     ),
+    "UnreadableHistory": (
+        "upgrade the workers of queue {queue} to the newer release that wrote the history; one of them resumes the run "
+        "by itself"
+    ),
+    "TurnTimedOut": (
+        "let the code that is named above await something or move it into an activity, and deploy it; a worker with "
+        "another build resumes the run by itself. If the machine was only busy: perdure resume {id}"
+    ),
+    "PoisonRun": (
+        "see why the workers ended while they had the run (kubectl logs --previous), and deploy what mends it; then: "
+        "perdure resume {id}. perdure terminate {id} gives up"
+    ),
     "DeterminismViolation": (
         "mend the line that is named above and deploy it; a worker with another build resumes the run by itself"
     ),

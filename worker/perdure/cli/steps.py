@@ -67,7 +67,9 @@ def steps_of(history: Iterable[HistoryEvent]) -> dict[int, Step]:
             continue
         if not isinstance(event, ActivityCompleted | ActivityAttemptFailed | ActivityFailed | ActivityCancelRequested):
             continue
-        step = steps[event.seq]
+        step = steps.get(event.seq)
+        if step is None:
+            continue  # its beginning is in a turn that only a newer release can read
         if isinstance(event, ActivityCancelRequested):
             step.outcome = Outcome.CANCELLED
             continue

@@ -8,7 +8,7 @@ bit, keeps the old branch for turns without it, and never reuses a number.
 
 from enum import IntFlag
 
-from perdure.errors import NonDeterminismError
+from perdure.errors import UnreadableHistoryError
 
 
 class LogicFlag(IntFlag):
@@ -24,11 +24,14 @@ CURRENT = LogicFlag.CANCEL_AFTER_FIRST_STEP
 
 
 def known(flags: int) -> LogicFlag:
-    """Return recorded flags; raise `NonDeterminismError` for one that only a newer release knows."""
+    """Return recorded flags; raise `UnreadableHistoryError` for one that only a newer release knows."""
     if flags == CURRENT:
         return CURRENT
     unknown = flags & ~sum(LogicFlag)
     if unknown:
-        message = f"the turn was recorded under rules of a newer release (flag {unknown:#x}); upgrade this worker"
-        raise NonDeterminismError(message)
+        message = (
+            f"a turn of its history was recorded under rules of a newer release of Perdure (flag {unknown:#x}). "
+            "Upgrade this worker; a worker of the newer release takes the run by itself"
+        )
+        raise UnreadableHistoryError(message)
     return LogicFlag(flags)

@@ -12,7 +12,8 @@ array of its events, then what else its header says, if it says more::
 Rows are the largest part of what the database writes, hence the short form.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -26,7 +27,10 @@ from perdure.model.events import (
     Microseconds,
     Turn,
     TurnHeader,
+    Unreadable,
 )
+
+E = TypeVar("E", bound=Event | Unreadable)
 
 JSON = b"\x01"
 
@@ -40,7 +44,18 @@ class _Row(msgspec.Struct, frozen=True, gc=False, array_like=True):
     worker: str | None = None
 
 
+class _Outline(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    time: Microseconds
+    events: list[msgspec.Raw]
+    build: str | None = None
+    python: str | None = None
+    flags: int | None = None
+    worker: str | None = None
+
+
 _encoder = msgspec.json.Encoder()
+_outline_decoder = msgspec.json.Decoder(_Outline)
+_event_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _row_decoder = msgspec.json.Decoder(_Row)
 _message_decoder: msgspec.json.Decoder[Incoming] = msgspec.json.Decoder(Incoming)
 
@@ -70,15 +85,56 @@ def decode_turn(seq: int, data: bytes | memoryview) -> Turn:
     """Return the turn in a history row; raise `PayloadError` for a codec or an event this release does not know."""
     view = memoryview(data)
     if view[:1] != JSON:
-        message = f"turn {seq} is written with codec {bytes(view[:1])!r}, which this release cannot read; upgrade it"
-        raise PayloadError(message)
+        raise unknown_codec(f"turn {seq} of its history", view)
     try:
         row = _row_decoder.decode(view[1:])
     except msgspec.MsgspecError as error:
-        message = f"turn {seq} cannot be read by this release ({error}); a newer one wrote it"
-        raise PayloadError(message) from error
-    header = TurnHeader(time=row.time, build=row.build, python=row.python, flags=row.flags, worker=row.worker)
-    return Turn(seq, header, tuple(row.events))
+        raise newer(f"turn {seq} of its history", error) from error
+    return Turn(seq, _header(row), tuple(row.events))
+
+
+def decode_for_readers(seq: int, data: bytes | memoryview) -> tuple[TurnHeader | None, list[Event | Unreadable]]:
+    """Return as much of a history row as this release can read; the header is None when it cannot be read."""
+    try:
+        turn = decode_turn(seq, data)
+    except PayloadError as error:
+        whole = Unreadable(str(error))
+    else:
+        return turn.header, list(turn.events)
+    view = memoryview(data)
+    try:
+        outline = _outline_decoder.decode(view[1:] if view[:1] == JSON else b"")
+    except msgspec.MsgspecError:
+        return None, [whole]
+    return _header(outline), [_event_or_reason(raw) for raw in outline.events]
+
+
+def _header(row: _Row | _Outline) -> TurnHeader:
+    return TurnHeader(time=row.time, build=row.build, python=row.python, flags=row.flags, worker=row.worker)
+
+
+def _event_or_reason(raw: msgspec.Raw) -> Event | Unreadable:
+    try:
+        return _event_decoder.decode(raw)
+    except msgspec.MsgspecError as error:
+        return Unreadable(str(newer(f"the event {bytes(raw)[:100].decode('utf-8', 'replace')}", error)))
+
+
+def unknown_codec(what: str, view: memoryview) -> PayloadError:
+    """Return the error for bytes whose first one names a codec that this release does not know."""
+    name = view[0] if view else "missing"
+    return PayloadError(
+        f"{what} is written with codec {name}, which this release of Perdure does not know: a newer one wrote it. "
+        "Upgrade this worker; a worker of the newer release takes the run by itself"
+    )
+
+
+def newer(what: str, error: msgspec.MsgspecError) -> PayloadError:
+    """Return the error for JSON that is not what this release writes."""
+    return PayloadError(
+        f"{what} cannot be read by this release of Perdure ({error}): a newer one wrote it, or it is damaged. "
+        "Upgrade this worker; a worker of the newer release takes the run by itself"
+    )
 
 
 def encode_message(event: Incoming) -> bytes:
@@ -93,10 +149,8 @@ def decode_message(data: bytes | memoryview) -> Incoming:
         if view[:1] == JSON:
             return _message_decoder.decode(view[1:])
     except msgspec.MsgspecError as error:
-        message = f"an inbox message cannot be read by this release: {error}"
-        raise PayloadError(message) from error
-    message = f"an inbox message is written with codec {bytes(view[:1])!r}; upgrade this worker"
-    raise PayloadError(message)
+        raise newer("a message in its inbox", error) from error
+    raise unknown_codec("a message in its inbox", view)
 
 
 def split_payloads(events: Sequence[Event], threshold: int) -> tuple[Sequence[Event], list[bytes]]:
@@ -120,8 +174,13 @@ def split_payloads(events: Sequence[Event], threshold: int) -> tuple[Sequence[Ev
 
 def join_payloads(turn: Turn, outside: Sequence[bytes]) -> Turn:
     """Put payloads back where `split_payloads` took them from; ``outside[0]`` has reference 1."""
-    events: list[Event] = []
-    for event in turn.events:
+    return Turn(turn.seq, turn.header, tuple(joined(turn.events, outside)))
+
+
+def joined(found: Iterable[E], outside: Sequence[bytes]) -> list[E]:
+    """Do what `join_payloads` does, also for events that readers see."""
+    events: list[E] = []
+    for event in found:
         ordinal = getattr(event, "external", 0)
         if ordinal:
             field = PAYLOAD_FIELDS[type(event)]
@@ -129,4 +188,4 @@ def join_payloads(turn: Turn, outside: Sequence[bytes]) -> Turn:
             events.append(msgspec.structs.replace(event, **{field: raw, "external": 0}))
         else:
             events.append(event)
-    return Turn(turn.seq, turn.header, tuple(events))
+    return events

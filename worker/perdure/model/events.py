@@ -180,6 +180,13 @@ Command: TypeAlias = (
 ClosedFromOutside: TypeAlias = WorkflowExecutionTerminated | WorkflowExecutionTimedOut
 Event: TypeAlias = Incoming | Command | ClosedFromOutside
 
+
+class Unreadable(msgspec.Struct, frozen=True, gc=False):
+    """What readers see in place of an event that only a newer release can read. It is never recorded."""
+
+    reason: str
+
+
 PAYLOAD_FIELDS: dict[type, str] = {
     WorkflowExecutionStarted: "input",
     SignalReceived: "payload",

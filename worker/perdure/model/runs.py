@@ -12,7 +12,7 @@ from typing import NewType
 import msgspec
 
 from perdure.errors import PerdureError, RequestError
-from perdure.model.events import ClosedFromOutside, Closing, Failure, Incoming, Microseconds, Turn
+from perdure.model.events import ClosedFromOutside, Closing, Failure, Incoming, Microseconds, Turn, Unreadable
 
 RunId = NewType("RunId", int)
 WorkerId = NewType("WorkerId", int)
@@ -292,7 +292,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     hold_reason: str
     hold_message: str
     cancel_requested: bool
-    outcome: Closing | ClosedFromOutside | None
+    outcome: Closing | ClosedFromOutside | Unreadable | None
 
     @property
     def phase(self) -> str:

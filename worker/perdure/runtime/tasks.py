@@ -94,9 +94,13 @@ class TaskLoop:
                 task.name, task.instance, task.queue, UNKNOWN_DELAY,
             )  # fmt: skip
             failure = Failure("UnknownActivity", f"a worker of queue {task.queue} does not know activity {task.name}")
-            self._push(
-                TaskRetry(run_id=task.run_id, seq=task.seq, attempt=task.attempt, failure=failure, delay=UNKNOWN_DELAY)
-            )
+            self._offer_again(task, failure)
+            return
+        try:
+            options = decode_options(task.options)
+        except msgspec.MsgspecError as error:
+            logger.warning("only a newer release can carry out %s of %s: %s", task.name, task.instance, error)
+            self._offer_again(task, Failure("UnreadableTask", f"a newer release wrote its options: {error}"))
             return
         info = ActivityInfo(
             name=task.name,
@@ -106,9 +110,14 @@ class TaskLoop:
             run_id=task.run_id,
             idempotency_key=f"{task.run_id}/{task.seq}",
         )
-        job = Job(info=info, seq=task.seq, input=msgspec.Raw(task.input), options=decode_options(task.options))
+        job = Job(info=info, seq=task.seq, input=msgspec.Raw(task.input), options=options)
         self._mine.add((task.run_id, task.seq))
         self._attempts.submit(job, lambda verdict: self._ended(task, verdict))
+
+    def _offer_again(self, task: ClaimedTask, failure: Failure) -> None:
+        self._push(
+            TaskRetry(run_id=task.run_id, seq=task.seq, attempt=task.attempt, failure=failure, delay=UNKNOWN_DELAY)
+        )
 
     def _ended(self, task: ClaimedTask, verdict: Verdict) -> None:
         self._mine.discard((task.run_id, task.seq))

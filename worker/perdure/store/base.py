@@ -45,6 +45,9 @@ from perdure.model.runs import (
 UNKNOWN_WORKFLOW = "UnknownWorkflow"
 """The reason of runs that are held because no worker knows their workflow: `Store.recover` frees them elsewhere."""
 
+UNREADABLE = "UnreadableHistory"
+"""The reason of runs that are held because a newer release wrote their history or their mail."""
+
 UNKNOWN_WORKFLOW_MESSAGE = "no worker that serves queue {queue} knows workflow {workflow}; start one that has it"
 
 

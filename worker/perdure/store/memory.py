@@ -35,7 +35,7 @@ from perdure.model.runs import (
     move,
 )
 from perdure.store import records
-from perdure.store.base import CommitRefusedError, Taker
+from perdure.store.base import UNREADABLE, CommitRefusedError, Taker
 from perdure.store.memory_rows import InboxRow, RunRow, TaskRow
 from perdure.store.memory_workers import MemoryWorkers
 
@@ -113,7 +113,8 @@ class MemoryStore(MemoryWorkers):
             if run is None:
                 return None
             last = max(run.history)
-            time = max(self.clock(), codec.decode_turn(last, run.history[last]).header.time)
+            header, _ = codec.decode_for_readers(last, run.history[last])
+            time = self.clock() if header is None else max(self.clock(), header.time)
             run.history[last + 1] = codec.encode_turn(TurnHeader(time=time), [event])
             owner = run.owner
             self._close(run, RunState.TERMINATED, records.encode_outcome(event))
@@ -158,7 +159,13 @@ class MemoryStore(MemoryWorkers):
                 if run.started_at is None:
                     run.started_at = now
                     self._changed(run)
-            return [self._claimed(run) for run in sorted(chosen, key=lambda run: (-run.priority, run.id))]
+            claimed: list[ClaimedRun] = []
+            for run in sorted(chosen, key=lambda run: (-run.priority, run.id)):
+                try:
+                    claimed.append(self._claimed(run))
+                except PayloadError as error:
+                    self._hold_unreadable(run, me.build, error)
+            return claimed
 
     async def flush(self, lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
         """Carry out the commits that can be stored, then complain about those that cannot."""
@@ -181,15 +188,19 @@ class MemoryStore(MemoryWorkers):
     async def inbox(self, lease: Lease) -> list[InboxItem]:
         """Return messages that came to this worker."""
         with self.lock:
-            self._fence(lease)
+            me = self._fence(lease).info
             items: list[InboxItem] = []
             for run in self.runs.values():
                 mine = [number for number, row in run.inbox.items() if row.owner == lease.worker]
                 if run.owner == lease.worker or run.state.closed:
-                    for number in mine:
-                        items.append(InboxItem(run.id, number, records.decode_inbox(run.inbox[number].body)))
-                        if run.state.closed:
-                            del run.inbox[number]
+                    try:
+                        items += [
+                            InboxItem(run.id, number, records.decode_inbox(run.inbox[number].body)) for number in mine
+                        ]
+                    except PayloadError as error:
+                        self._hold_unreadable(run, me.build, error)
+                    for number in mine if run.state.closed else ():
+                        del run.inbox[number]
             return items
 
     # The steps
@@ -214,6 +225,10 @@ class MemoryStore(MemoryWorkers):
             created_at=run.created_at,
             deadline=run.deadline,
         )
+
+    def _hold_unreadable(self, run: RunRow, build: str, error: PayloadError) -> None:
+        self._end(run, build, Hold(reason=UNREADABLE, message=str(error)))
+        self._changed(run)
 
     def _commit(self, lease: Lease, build: str, commit: Commit) -> Committed:
         run = self.runs.get(commit.run_id)

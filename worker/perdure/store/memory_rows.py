@@ -15,7 +15,6 @@ from perdure.model.events import Failure, Incoming, Microseconds, Turn
 from perdure.model.runs import HistoryEvent, RunId, RunState, RunSummary, WorkerId, WorkerInfo
 from perdure.store import records
 from perdure.store.base import RunFilter, StatusChange
-from perdure.store.records import Outcome
 
 
 @dataclass
@@ -155,7 +154,7 @@ class MemoryReads:
         """Return every recorded event of a run, in order."""
         with self.lock:
             run = self.runs.get(run_id)
-            return records.readable(run.turns()) if run else []
+            return records.readable((*row, None) for row in sorted(run.history.items())) if run else []
 
     async def workers(self, namespace: str) -> list[tuple[WorkerId, str, str]]:
         """Return id, name and build of the workers whose lease is in force."""
@@ -181,7 +180,7 @@ class MemoryReads:
 
     def _summary(self, run: RunRow) -> RunSummary:
         worker = self.workers_by_id.get(run.owner) if run.owner is not None else None
-        outcome: Outcome | None = None if run.outcome is None else records.decode_outcome(run.outcome)
+        outcome = None if run.outcome is None else records.outcome_for_readers(run.outcome)
         return RunSummary(
             id=run.instance,
             run_id=run.id,

@@ -4,13 +4,14 @@ What lives here: pure functions between the model and bytes that are not turns (
 not: I/O. The stores call it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias, TypeVar
 
 import msgspec
 
 from perdure.errors import PayloadError
+from perdure.model import codec
 from perdure.model.codec import JSON
 from perdure.model.events import (
     ClosedFromOutside,
@@ -19,6 +20,7 @@ from perdure.model.events import (
     Microseconds,
     Turn,
     TurnHeader,
+    Unreadable,
     WorkflowExecutionStarted,
 )
 from perdure.model.runs import ClaimedRun, Commit, HistoryEvent, Hold, NewRun, Park, RunId, RunInfo
@@ -79,12 +81,12 @@ def encode_outcome(event: Outcome) -> bytes:
 
 def decode_outcome(data: bytes | memoryview) -> Outcome:
     """Return the closing event; raise `PayloadError` when this release cannot read it."""
-    return _decode(_outcome_decoder, data, "an outcome")
+    return _decode(_outcome_decoder, data, "its outcome")
 
 
 def decode_inbox(data: bytes | memoryview) -> Message:
     """Return the event of an inbox row, also of the last one that tells an owner that its run was closed."""
-    return _decode(_message_decoder, data, "an inbox message")
+    return _decode(_message_decoder, data, "a message in its inbox")
 
 
 def _decode(decoder: msgspec.json.Decoder[T], data: bytes | memoryview, what: str) -> T:
@@ -93,26 +95,33 @@ def _decode(decoder: msgspec.json.Decoder[T], data: bytes | memoryview, what: st
         if view[:1] == JSON:
             return decoder.decode(view[1:])
     except msgspec.MsgspecError as error:
-        message = f"{what} cannot be read by this release ({error}); a newer one wrote it"
-        raise PayloadError(message) from error
-    message = f"{what} is written with codec {bytes(view[:1])!r}, which this release cannot read; upgrade it"
-    raise PayloadError(message)
+        raise codec.newer(what, error) from error
+    raise codec.unknown_codec(what, view)
 
 
-def readable(turns: Iterable[Turn]) -> list[HistoryEvent]:
-    """Return the events of a whole history as readers see them."""
+def outcome_for_readers(data: bytes | memoryview) -> Outcome | Unreadable:
+    """Return the closing event, or why this release cannot read it."""
+    try:
+        return decode_outcome(data)
+    except PayloadError as error:
+        return Unreadable(str(error))
+
+
+def readable(rows: Iterable[tuple[int, bytes, Sequence[bytes] | None]]) -> list[HistoryEvent]:
+    """Return the events of a whole history as readers see them, from its rows and the payloads outside of each."""
     events: list[HistoryEvent] = []
-    worker = ""
-    for turn in turns:
-        worker = worker if turn.header.worker is None else turn.header.worker
-        time = as_datetime(turn.header.time)
-        for event in turn.events:
+    worker, time = "", _EPOCH
+    for seq, data, outside in rows:
+        header, found = codec.decode_for_readers(seq, data)
+        if header is not None:
+            worker, time = worker if header.worker is None else header.worker, as_datetime(header.time)
+        for event in codec.joined(found, outside) if outside else found:
             events.append(
                 HistoryEvent(
                     id=len(events) + 1,
                     time=time,
                     type=type(event).__name__,
-                    turn=turn.seq,
+                    turn=seq,
                     worker=worker,
                     event=event,
                 )

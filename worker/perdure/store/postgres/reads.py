@@ -57,7 +57,7 @@ class PostgresReads:
     async def history(self, run_id: RunId) -> list[HistoryEvent]:
         """Return every recorded event of a run, in order."""
         found = await self._reads.fetch("history", {"run": int8(run_id)})
-        return records.readable(rows.turn(seq, events, outside) for seq, events, outside in found)
+        return records.readable((seq, events, outside) for seq, events, outside in found)
 
     async def workers(self, namespace: str) -> list[tuple[WorkerId, str, str]]:
         """Return id, name and build of the workers whose lease is in force."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from perdure.model import codec
-from perdure.model.events import Failure, Turn
+from perdure.model.events import Failure
 from perdure.model.runs import (
     ClaimedRun,
     ClaimedTask,
@@ -66,14 +66,15 @@ def claimed_task(row: Row) -> ClaimedTask:
         input=row[5],
         options=row[6],
         attempt=row[7],
-        last_failure=_failure_decoder.decode(row[8][1:]) if row[8] else None,
+        last_failure=_failure(row[8]) if row[8] else None,
     )
 
 
-def turn(seq: int, events: bytes, outside: Sequence[bytes] | None) -> Turn:
-    """Return a row of ``history``."""
-    found = codec.decode_turn(seq, events)
-    return codec.join_payloads(found, outside) if outside else found
+def _failure(data: bytes) -> Failure | None:
+    try:
+        return _failure_decoder.decode(data[1:])
+    except msgspec.MsgspecError:
+        return None  # a newer release wrote it; the attempt does not depend on it
 
 
 def summary(row: Sequence[Any]) -> RunSummary:
@@ -98,5 +99,5 @@ def summary(row: Sequence[Any]) -> RunSummary:
         hold_reason=row[16],
         hold_message=row[17],
         cancel_requested=row[18],
-        outcome=None if row[19] is None else records.decode_outcome(row[19]),
+        outcome=None if row[19] is None else records.outcome_for_readers(row[19]),
     )

@@ -28,7 +28,7 @@ from perdure.model.runs import (
     TaskResult,
     WorkerInfo,
 )
-from perdure.store.base import Taker
+from perdure.store.base import UNREADABLE, Taker
 from perdure.store.postgres import flushing, leasing, owning, starting, tasking
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.births import Births
@@ -36,9 +36,6 @@ from perdure.store.postgres.connection import Lane, LeaseLine, Pooler
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.migrate import check_version
 from perdure.store.postgres.reads import PostgresReads
-
-UNREADABLE = "UnreadableHistory"
-"""The reason of the hold of a run that a newer release wrote; a worker of that release's code frees it."""
 
 
 class PostgresStore(PostgresReads):
