@@ -24,8 +24,8 @@ from tests.support.postgres import TEST_SETTINGS, EmbeddedServer
 
 SETTINGS: Final = {**TEST_SETTINGS, "max_connections": "800"}
 Cuts = tuple[Cut, ...]
-Seen = Mapping[str, Counter[str]]
-Choice = Callable[[Seen], Iterable[Place]]
+Sent = Mapping[str, Mapping[str, Sequence[int]]]
+Choice = Callable[[Sent], Iterable[Cut]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +65,15 @@ class Campaign:
         return self.results[0]
 
     async def fight(self, choose: Choice) -> None:
-        """Make every kind of cut at the places that ``choose`` takes out of the performance without a cut."""
+        """Make the cuts that ``choose`` finds in the performance without a cut, and those that they bring about."""
         began = time.monotonic()
         server = await asyncio.to_thread(EmbeddedServer, SETTINGS)
         try:
             stages = await asyncio.gather(*(asyncio.to_thread(self._stage, server) for _ in range(self.lanes)))
             await self._perform(stages, [()])
-            seen = self.baseline.performance.seen
-            await self._perform(stages, [(Cut(place, kind),) for place, kind in product(choose(seen), Kind)])
-            known = {name for counted in seen.values() for name in counted}
+            sent = self.baseline.performance.sent
+            await self._perform(stages, [(cut,) for cut in choose(sent)])
+            known = {name for times in sent.values() for name in times}
             while more := list(self._brought_about(known)):
                 await self._perform(stages, more)
         finally:
@@ -86,8 +86,8 @@ class Campaign:
         return Stage(dsn, self.folder)
 
     async def _perform(self, stages: Sequence[Stage], plans: Iterable[Cuts]) -> None:
-        """Carry out the plans; a cut whose place was not reached this time gets a second chance."""
-        waiting = [(plan, 2) for plan in reversed(list(plans))]
+        """Carry out the plans; a cut whose place was not reached this time gets another chance."""
+        waiting = [(plan, CHANCES) for plan in reversed(list(plans))]
 
         async def lane(stage: Stage) -> None:
             while waiting:
@@ -111,8 +111,8 @@ class Campaign:
     def _brought_about(self, known: set[str]) -> Iterator[Cuts]:
         """Yield plans for statements that were sent only because of a cut: that cut, and then each cut of them."""
         for result in [result for result in self.results if result.complete]:
-            for role, seen in result.performance.seen.items():
-                for name in seen.keys() - known:
+            for role, sent in result.performance.sent.items():
+                for name in sent.keys() - known:
                     known.add(name)
                     yield from ((*result.performance.cuts, Cut(Place(role, name, 1), kind)) for kind in Kind)
 
@@ -132,20 +132,24 @@ class Campaign:
         )
 
 
-def everywhere(seen: Seen) -> Iterator[Place]:
-    """Yield every place."""
-    for role, counted in seen.items():
-        for name, times in counted.items():
-            yield from (Place(role, name, nth) for nth in range(1, times + 1))
+def everywhere(sent: Sent) -> Iterator[Cut]:
+    """Yield every cut at every place."""
+    for role, names in sent.items():
+        for name, times in names.items():
+            yield from (Cut(Place(role, name, nth + 1), kind) for nth, kind in product(range(len(times)), Kind))
 
 
-def somewhere(seen: Seen) -> Iterator[Place]:
-    """Yield one place of each statement, in the role that sends it most; more of the one that records turns."""
-    for name in sorted({name for counted in seen.values() for name in counted}):
-        role = max(seen, key=lambda role: seen[role][name])
-        times = seen[role][name]
-        places = min(times, 6 if name == "flush" else 1)
-        yield from (Place(role, name, 1 + number * times // places) for number in range(places))
+def somewhere(sent: Sent) -> Iterator[Cut]:
+    """Yield every cut of each statement where it did much, and more of the statement that records turns."""
+    for name in sorted({name for names in sent.values() for name in names}):
+        role = max(sent, key=lambda role: max(sent[role].get(name, [0])))
+        times = sent[role][name]
+        much = (min(times) + max(times)) // 2
+        yield from (Cut(Place(role, name, 1, much if kind.carried_out else 0), kind) for kind in Kind)
+        if name == "flush":
+            some = range(2, len(times), 1 + len(times) // 6)
+            yield from (Cut(Place(role, name, nth), kind) for nth, kind in product(some, Kind))
 
 
+CHANCES: Final = 4
 LANES: Final = int(os.environ.get("FAILPOINTS_LANES", "8"))

@@ -45,7 +45,7 @@ class Performance:
     folder: Path
     cuts: Sequence[Cut]
     made: list[Cut] = field(default_factory=list)
-    seen: dict[str, Counter[str]] = field(default_factory=dict)
+    sent: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     killed: list[int] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -101,7 +101,7 @@ class Stage:
         finally:
             performance.seconds = time.monotonic() - began
             for role, gate in cast.gates.items():
-                performance.seen[role] = gate.seen
+                performance.sent[role] = gate.sent
                 performance.made += gate.made
         return performance
 

@@ -31,7 +31,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
 
 def test_without_a_cut_everything_ends_right(campaign: Campaign) -> None:
     assert not campaign.baseline.complaints, str(campaign.baseline)
-    assert set(campaign.baseline.performance.seen) == {"caller", "helper", "host"}
+    assert set(campaign.baseline.performance.sent) == {"caller", "helper", "host"}
 
 
 def test_whatever_is_cut_recovery_ends_in_the_same_results(campaign: Campaign) -> None:

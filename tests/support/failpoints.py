@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import struct
-from collections import Counter
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -46,14 +46,19 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """The ``nth`` time (from 1) that the process in this role sends this statement."""
+    """The ``nth`` time (from 1) that a process in this role sends this statement.
+
+    Only times count at which at least ``least`` bytes went there, and back as far as the answer was waited for: a
+    statement that looks for work is sent often, and rarely finds much.
+    """
 
     role: str
     name: str
     nth: int
+    least: int = 0
 
     def __str__(self) -> str:
-        return f"{self.role}: {self.name} #{self.nth}"
+        return f"{self.role}: {self.name} #{self.nth}" + (f" of {self.least} bytes" if self.least else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +77,18 @@ class HungUpError(Exception):
 
 
 class Gate:
-    """Passes everything between one role's processes and the server on, and makes the cuts that it was given."""
+    """Passes everything between one role's processes and the server on, and makes the cuts that it was given.
+
+    ``sent`` has the name of each statement, and for each time that it was sent the bytes that went there and back: an
+    idea of how much it did.
+    """
 
     def __init__(self, dsn: str, role: str, cuts: Sequence[Cut], kill: Callable[[], None]) -> None:
         self._target = conninfo_to_dict(dsn)
-        self._role = role
-        self._cuts = {cut.place: cut for cut in cuts if cut.place.role == role}
         self._kill = kill
         self._lines: set[asyncio.Task[None]] = set()
-        self.seen: Counter[str] = Counter()
+        self._times = {cut: 0 for cut in cuts if cut.place.role == role}
+        self.sent: dict[str, list[int]] = {}
         self.made: list[Cut] = []
 
     async def __aenter__(self) -> Self:
@@ -100,19 +108,30 @@ class Gate:
         user = quote(str(self._target.get("user", "postgres")))
         return f"postgresql://{user}@127.0.0.1:{port}/{self._target['dbname']}"
 
-    def sends(self, name: str) -> Cut | None:
-        """Count a statement that is about to pass; return the cut to make there."""
-        self.seen[name] += 1
-        cut = self._cuts.pop(Place(self._role, name, self.seen[name]), None)
-        if cut is not None and not cut.kind.carried_out:
-            self.make(cut)
-        return cut
+    def cuts_before(self, name: str, size: int) -> bool:
+        """Count a statement that is about to be sent, and cut here if that is wanted."""
+        self.sent.setdefault(name, []).append(size)
+        return self._cuts(name, size, carried_out=False)
 
-    def make(self, cut: Cut) -> None:
-        """Take note of a cut and do the part of it that the line cannot: the end of the process."""
-        self.made.append(cut)
-        if cut.kind.kills:
-            self._kill()
+    def cuts_after(self, name: str, nth: int, size: int) -> bool:
+        """Take note of the size of an answer, and cut here if that is wanted."""
+        self.sent[name][nth] += size
+        return self._cuts(name, self.sent[name][nth], carried_out=True)
+
+    def _cuts(self, name: str, size: int, *, carried_out: bool) -> bool:
+        wanted = [
+            cut
+            for cut in self._times
+            if cut.place.name == name and cut.kind.carried_out == carried_out and size >= cut.place.least
+        ]
+        for cut in wanted:
+            self._times[cut] += 1
+            if self._times[cut] == cut.place.nth:
+                self.made.append(cut)
+                if cut.kind.kills:
+                    self._kill()
+                return True
+        return False
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -136,16 +155,18 @@ class Gate:
 
 @dataclass
 class _Line:
-    """One connection: what its statements are called, and how many answers are due before the one that is cut."""
+    """One connection: how its prepared statements are called, and which statements have no answer yet.
+
+    An answer ends when the server is ready for the next question. Statements that are asked together, without waiting
+    for each other's answers, are answered together here.
+    """
 
     gate: Gate
     to_client: asyncio.StreamWriter
     to_server: asyncio.StreamWriter
     prepared: dict[bytes, str] = field(default_factory=dict)
-    asked: int = 0
-    answered: int = -1  # a server says once that it is ready before anybody asks
-    cut: Cut | None = None
-    cut_at: int = 0
+    asking: list[tuple[str, int]] = field(default_factory=list)
+    asked: deque[list[tuple[str, int]]] = field(default_factory=deque)
 
     async def carry(self, from_client: asyncio.StreamReader, from_server: asyncio.StreamReader) -> None:
         """Carry messages both ways until one end hangs up or the line is cut."""
@@ -162,17 +183,16 @@ class _Line:
 
     async def _forth(self, reader: asyncio.StreamReader) -> None:
         async for messages in _arriving(reader):
-            passing = []
             for kind, message in messages:
                 name = self._name(kind, message[5:])
-                if name is not None and self.cut is None:
-                    self.cut, self.cut_at = self.gate.sends(name), self.asked + 1
-                    if self.cut is not None and not self.cut.kind.carried_out:
+                if name is not None:
+                    if self.gate.cuts_before(name, len(message)):
                         raise HungUpError
+                    self.asking.append((name, len(self.gate.sent[name]) - 1))
                 if kind in b"QS":
-                    self.asked += 1
-                passing.append(message)
-            self.to_server.write(b"".join(passing))
+                    self.asked.append(self.asking)
+                    self.asking = []
+            self.to_server.write(b"".join(message for _, message in messages))
             await self.to_server.drain()
 
     def _name(self, kind: bytes, body: bytes) -> str | None:
@@ -188,18 +208,19 @@ class _Line:
         return None
 
     async def _back(self, reader: asyncio.StreamReader) -> None:
+        answer: list[bytes] = []
         async for messages in _arriving(reader):
-            passing = []
             for kind, message in messages:
-                lost = self.cut is not None and self.answered + 1 == self.cut_at
-                self.answered += kind == b"Z"
-                if not lost:
-                    passing.append(message)
-                elif kind == b"Z":
-                    assert self.cut is not None
-                    self.gate.make(self.cut)
-                    raise HungUpError
-            self.to_client.write(b"".join(passing))
+                answer.append(message)
+                if kind == b"Z":
+                    # A server says once that it is ready before anybody asks.
+                    together = self.asked.popleft() if self.asked else []
+                    cuts = [self.gate.cuts_after(*what, sum(map(len, answer))) for what in together]
+                    if any(cuts):
+                        raise HungUpError
+                if kind == b"Z" or not self.asked:
+                    self.to_client.write(b"".join(answer))
+                    answer = []
             await self.to_client.drain()
 
 
