@@ -55,12 +55,14 @@ class Watcher:
         if run_id in self._waiting:
             self._news.set()
 
-    def closed(self, run_id: RunId, outcome: Outcome) -> None:
-        """Take note that a run closed."""
+    def closed(self, run_id: RunId, outcome: Outcome) -> bool:
+        """Take note that a run closed; return whether somebody here waited for it."""
         self._near.discard(run_id)
         future = self._waiting.pop(run_id, None)
-        if future is not None and not future.done():
-            future.set_result(outcome)
+        if future is None or future.done():
+            return False
+        future.set_result(outcome)
+        return True
 
     def on_hint(self, hint: Hint) -> None:
         """Look now: some run closed somewhere."""

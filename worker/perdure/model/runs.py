@@ -143,7 +143,8 @@ class InboxItem(msgspec.Struct, frozen=True, gc=False):
 class ClaimedRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A run with everything needed to go on: whole history and inbox, in order.
 
-    ``tasks`` are the ``seq`` of the activities that have a row in the task table.
+    ``tasks`` are the ``seq`` of the activities that have a row in the task table. A ``suspect`` may be what ended its
+    last owners.
     """
 
     info: RunInfo
@@ -153,6 +154,7 @@ class ClaimedRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     mail: int
     created_at: Microseconds
     deadline: Microseconds | None
+    suspect: bool = False
 
 
 class Visible(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -130,6 +130,8 @@ class Attempt:
 
     async def _run_async(self) -> None:
         try:
+            if not self._owner.may_begin():
+                return
             args, kwargs = self._activity.signature.decode_call(self._job.input)
             self._report_result(await self._activity.function(*args, **kwargs))
         except asyncio.CancelledError as error:
@@ -146,6 +148,9 @@ class Attempt:
             args, kwargs = self._activity.signature.decode_call(self._job.input)
         except PayloadError as error:
             self._report_error(error)
+            self._leave_thread()
+            return
+        if not self._owner.may_begin():
             self._leave_thread()
             return
         call = self._owner.pool.submit(variables.run, self._activity.function, *args, **kwargs)
@@ -221,6 +226,7 @@ class Attempts:
         self.loop_slots = Slots(slots)
         self.thread_slots = Slots(threads)
         self.on_free: Callable[[], None] = lambda: None
+        self.may_begin: Callable[[], bool] = lambda: True
         self._attempts: dict[tuple[int, int], Attempt] = {}
 
     def slots(self, activity: Activity[..., Any]) -> Slots:

@@ -44,7 +44,7 @@ from .beginning import Begun
 from .clock import StoreClock
 from .flush import Answer, Flusher
 from .placement import Placed, place
-from .turns import header
+from .turns import TurnQueue, header
 
 logger = logging.getLogger("perdure.worker")
 
@@ -67,6 +67,7 @@ class Home(Protocol):
     build: str
     queues: tuple[str, ...]
     clock: StoreClock
+    turns: TurnQueue
     flusher: Flusher
     attempts: Attempts
     draining: bool
@@ -144,7 +145,7 @@ class Execution:
     def _schedule(self) -> None:
         if not self._scheduled and not self._in_flight and not self.over:
             self._scheduled = True
-            self._loop.call_soon(self._advance)
+            self.home.turns.add(self._advance)
 
     # --- a turn -------------------------------------------------------------------
 

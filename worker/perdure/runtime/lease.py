@@ -53,6 +53,7 @@ class LeaseKeeper:
         self._on_event = on_event
         self._stopped = threading.Event()
         self._loop = asyncio.get_running_loop()
+        self._until = 0.0
         self._watchdog = Watchdog(limits.turn, limits.lease)
         self._thread = threading.Thread(target=self._renew_until_stopped, name="perdure-lease", daemon=True)
 
@@ -69,9 +70,21 @@ class LeaseKeeper:
         if self._thread.is_alive():
             await self._loop.run_in_executor(None, self._thread.join)
 
+    def holds(self) -> bool:
+        """Tell whether the lease is in force for sure; when it is not, it is given up.
+
+        A process that was frozen, or whose heartbeats do not come back, knows by its own clock that others may have
+        taken over, before anybody tells it. What begins an effect asks first; writes have their fence.
+        """
+        if time.monotonic() < self._until:
+            return True
+        self._tell("lost")
+        return False
+
     def _renew(self) -> bool:
         asked_at = time.monotonic_ns()
         renewal = self._store.renew(self._lease)
+        self._until = asked_at / 1e9 + self._length
         self._clock.set(renewal.now, asked_at, time.monotonic_ns())
         return renewal.reaped
 

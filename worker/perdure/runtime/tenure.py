@@ -26,6 +26,7 @@ from .execution import Execution
 from .flush import Flusher
 from .lease import LeaseKeeper
 from .tasks import TaskLoop
+from .turns import TurnQueue
 from .waiting import hinted
 
 logger = logging.getLogger("perdure.worker")
@@ -49,8 +50,8 @@ class Audience(Protocol):
     def far(self, run_id: RunId) -> None:
         """Told of every run that leaves the worker open, or closed by somebody else."""
 
-    def closed(self, run_id: RunId, outcome: Closing | ClosedFromOutside) -> None:
-        """Told of every run that the worker closes."""
+    def closed(self, run_id: RunId, outcome: Closing | ClosedFromOutside) -> bool:
+        """Told of every run that the worker closes; returns whether somebody here waited for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,7 @@ class Tenure:
         self.draining = False
         self.polling = False
         self.lost = asyncio.Event()
+        self.turns: TurnQueue
         self.flusher: Flusher
         self.lease: Lease
         self._tasks: TaskLoop
@@ -126,10 +128,12 @@ class Tenure:
         except BaseException:
             await self._keeper.stop()
             raise
-        self.flusher = Flusher(charge.store, self.lease, self.lost.set)
+        self.turns = TurnQueue()
+        self.flusher = Flusher(charge.store, self.lease, self.turns, self.lost.set)
         self._tasks = TaskLoop(charge.store, self.lease, self.attempts, TASK_POLL)
         self._tasks.on_rest = self._came_to_rest.set
         self.attempts.on_free = self._tasks.has_room
+        self.attempts.may_begin = self._keeper.holds
         for loop in (self._recover_loop, self._claim_loop, self._inbox_loop, self._tasks.run):
             self._loops.append(asyncio.create_task(self._watched(loop), name=f"perdure {loop.__qualname__}"))
 
@@ -214,7 +218,8 @@ class Tenure:
         was_full = len(self._executions) >= self.charge.limits.runs
         self._executions.pop(execution.info.run_id, None)
         if isinstance(ending, Close):
-            self.charge.audience.closed(execution.info.run_id, ending.outcome)
+            if not self.charge.audience.closed(execution.info.run_id, ending.outcome):
+                self.charge.store.hint(Hint(closed=True))  # who waits elsewhere as well finds out by polling
         else:
             self.charge.audience.far(execution.info.run_id)
         if isinstance(ending, Park) and ending.wake_at is not None:

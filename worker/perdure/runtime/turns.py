@@ -1,17 +1,58 @@
-"""What every new turn of a worker is recorded with.
+"""When turns are taken, and what each one is recorded with.
 
-What lives here: the header. What must not: the turn. `execution` and `beginning` call it.
+What lives here: the queue of runs that are ready for a turn, and the header. What must not: the turn. `tenure` owns one
+queue; `execution` and `beginning` call.
 """
 
+import asyncio
+import logging
 import sys
+from collections import deque
+from collections.abc import Callable
 
 from perdure.engine.flags import CURRENT
 from perdure.model.events import Microseconds, TurnHeader
 
+logger = logging.getLogger("perdure.worker")
+
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+SLICE = 16
+"""Turns between two looks of the event loop at its connections, so that a write comes and goes while others compute."""
+
 _FLAGS = int(CURRENT)
 
 
 def header(worker: str, build: str, time: Microseconds) -> TurnHeader:
     """Return the header of a turn that this worker takes now."""
     return TurnHeader(time=time, build=build, python=PYTHON, flags=_FLAGS, worker=worker)
+
+
+class TurnQueue:
+    """Runs that are ready for a turn, first come, first served. ``on_pause`` is called after every few turns."""
+
+    def __init__(self) -> None:
+        self.on_pause: Callable[[], None] = lambda: None
+        self._ready: deque[Callable[[], None]] = deque()
+        self._loop = asyncio.get_running_loop()
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    def add(self, take_turn: Callable[[], None]) -> None:
+        """Call ``take_turn`` soon."""
+        if not self._ready:
+            self._loop.call_soon(self._take_some)
+        self._ready.append(take_turn)
+
+    def _take_some(self) -> None:
+        for _ in range(min(SLICE, len(self._ready))):
+            take_turn = self._ready[0]
+            try:
+                take_turn()
+            except Exception:
+                logger.exception("a run could not take its turn")
+            finally:
+                self._ready.popleft()
+        if self._ready:
+            self._loop.call_soon(self._take_some)
+        self.on_pause()

@@ -48,6 +48,19 @@ UNKNOWN_WORKFLOW = "UnknownWorkflow"
 UNREADABLE = "UnreadableHistory"
 """The reason of runs that are held because a newer release wrote their history or their mail."""
 
+SUSPECT = 2
+POISONOUS = 5
+"""How many owners in a row have to vanish before a run is claimed alone, and before it is held."""
+
+POISON = "PoisonRun"
+"""The reason of runs that are held because their owners vanished one after the other."""
+
+POISON_MESSAGE = (
+    "5 workers in a row vanished within seconds after they took this run, and nothing was recorded: most likely its "
+    "code ends the process (os._exit, a crash in native code, too much memory). Their logs may tell more. "
+    "A worker with another build tries again by itself; perdure resume {instance} does at once"
+)
+
 UNKNOWN_WORKFLOW_MESSAGE = "no worker that serves queue {queue} knows workflow {workflow}; start one that has it"
 
 
@@ -129,6 +142,7 @@ class Store(Protocol):
     async def recover(self, lease: Lease) -> int:
         """Make runs and tasks of vanished workers ready again, and held runs that this worker's code may free.
 
+        A run whose owners vanished `POISONOUS` times in a row without recording anything is held as `POISON` instead.
         A held run of this worker's queues is freed when this worker knows its workflow and either no worker of this
         build held it since it last slept, or it was held as `UNKNOWN_WORKFLOW`. Returns the number of runs made ready.
         """
@@ -146,15 +160,18 @@ class Store(Protocol):
         """Become the owner of up to ``limit`` runs of this worker's queues and workflows.
 
         Parked runs whose time has come are first, so that a backlog of new runs cannot keep a timer from firing;
-        then ready ones by priority, then age.
+        then ready ones by priority, then age. A run that `SUSPECT` owners did not survive is taken alone, before all.
         """
+
+    async def absolve(self, lease: Lease, runs: Sequence[RunId]) -> None:
+        """Clear runs of this worker of the suspicion that they end their workers: it has survived them for a while."""
 
     async def flush(self, lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
         """Carry out commits of different runs in one atomic step; one answer for each, in order.
 
         Raises `LeaseLostError` when the lease is gone, and `CommitRefusedError` (a `PayloadError`) when the store
         refuses the content of a commit; a refused batch is split first, so that a bad commit fails alone and the
-        others are carried out.
+        others are carried out. Whoever closes runs hints so himself, as he may know that nobody else waits for them.
         """
 
     async def inbox(self, lease: Lease) -> list[InboxItem]:

@@ -35,7 +35,7 @@ from perdure.model.runs import (
     move,
 )
 from perdure.store import records
-from perdure.store.base import UNREADABLE, CommitRefusedError, Taker
+from perdure.store.base import POISONOUS, SUSPECT, UNREADABLE, CommitRefusedError, Taker
 from perdure.store.memory_rows import InboxRow, RunRow, TaskRow
 from perdure.store.memory_workers import MemoryWorkers
 
@@ -118,6 +118,7 @@ class MemoryStore(MemoryWorkers):
             run.history[last + 1] = codec.encode_turn(TurnHeader(time=time), [event])
             owner = run.owner
             self._close(run, RunState.TERMINATED, records.encode_outcome(event))
+            self.hint(Hint(closed=True))
             self._changed(run)
             if owner is not None:
                 run.mail += 1
@@ -153,9 +154,13 @@ class MemoryStore(MemoryWorkers):
             ready = [run for run in mine if run.state is RunState.READY]
             due.sort(key=lambda run: (run.wake_at, run.id))
             ready.sort(key=lambda run: (-run.priority, run.id))
-            chosen = (due + ready)[:limit]
+            suspects = [run for run in ready if SUSPECT <= run.takeovers < POISONOUS]
+            suspects.sort(key=lambda run: run.id)
+            ordinary = due + [run for run in ready if run.takeovers < SUSPECT]
+            chosen = (suspects[:1] or ordinary)[:limit]
             for run in chosen:
                 run.state, run.owner, run.wake_at = move(run.state, RunState.OWNED), lease.worker, None
+                run.claimed_at = now
                 if run.started_at is None:
                     run.started_at = now
                     self._changed(run)
@@ -166,6 +171,13 @@ class MemoryStore(MemoryWorkers):
                 except PayloadError as error:
                     self._hold_unreadable(run, me.build, error)
             return claimed
+
+    async def absolve(self, lease: Lease, runs: Sequence[RunId]) -> None:
+        """Clear runs of this worker of the suspicion that they end their workers."""
+        with self.lock:
+            for run in (self.runs[run_id] for run_id in runs if run_id in self.runs):
+                if run.owner == lease.worker:
+                    run.takeovers = 0
 
     async def flush(self, lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
         """Carry out the commits that can be stored, then complain about those that cannot."""
@@ -224,6 +236,7 @@ class MemoryStore(MemoryWorkers):
             mail=run.mail,
             created_at=run.created_at,
             deadline=run.deadline,
+            suspect=run.takeovers >= SUSPECT,
         )
 
     def _hold_unreadable(self, run: RunRow, build: str, error: PayloadError) -> None:
@@ -298,7 +311,6 @@ class MemoryStore(MemoryWorkers):
         run.waiting_for = run.hold_reason = run.hold_message = ""
         run.inbox.clear()
         run.tasks.clear()
-        self.hint(Hint(closed=True))
 
 
 def _looks_ended(run: RunRow, ending: Park | Close | Hold | Release | None) -> bool:

@@ -77,6 +77,9 @@ class RunRow:
     hold_message: str = ""
     held_builds: set[str] = field(default_factory=set)
     cancel_requested: bool = False
+    claimed_at: Microseconds = 0
+    takeovers: int = 0
+    taken_turn: int | None = None
     outcome: bytes | None = None
     history: dict[int, bytes] = field(default_factory=dict)
     inbox: dict[int, InboxRow] = field(default_factory=dict)

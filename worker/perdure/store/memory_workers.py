@@ -23,7 +23,7 @@ from perdure.model.runs import (
     move,
 )
 from perdure.store import records
-from perdure.store.base import UNKNOWN_WORKFLOW, UNKNOWN_WORKFLOW_MESSAGE
+from perdure.store.base import POISON, POISON_MESSAGE, POISONOUS, SUSPECT, UNKNOWN_WORKFLOW, UNKNOWN_WORKFLOW_MESSAGE
 from perdure.store.memory_rows import MemoryReads, RunRow, TaskRow, WorkerRow
 
 
@@ -84,6 +84,7 @@ class MemoryWorkers(MemoryReads):
             }
             for worker_id in gone:
                 del self.workers_by_id[worker_id]
+            self._count_takeovers(namespace, gone)
             self._free_orphans(namespace, gone)
             return len(gone)
 
@@ -93,6 +94,8 @@ class MemoryWorkers(MemoryReads):
             me = self._fence(lease).info
             owners = {run.owner for run in self.runs.values()} | {task.owner for task in self._tasks()}
             gone = {owner for owner in owners if owner is not None and owner not in self.workers_by_id}
+            self._count_takeovers(lease.namespace, gone)
+            self._hold_poison(lease.namespace, me, gone)
             freed = self._free_orphans(lease.namespace, gone)
             for run in self.runs.values():
                 if (
@@ -207,10 +210,33 @@ class MemoryWorkers(MemoryReads):
         return list(itertools.chain.from_iterable(run.tasks.values() for run in self.runs.values()))
 
     def _free_held(self, run: RunRow) -> None:
-        run.state = move(run.state, RunState.READY)
+        run.state, run.takeovers = move(run.state, RunState.READY), 0
         run.hold_reason = run.hold_message = ""
         self._changed(run)
         self.hint(Hint(queues=frozenset({run.queue})))
+
+    def _count_takeovers(self, namespace: str, gone: set[WorkerId]) -> None:
+        """Count for each orphan how often in a row its owner vanished while nothing was recorded."""
+        orphans = [run for run in self.runs.values() if run.namespace == namespace and run.owner in gone]
+        suspects: dict[WorkerId | None, RunRow] = {}
+        for run in sorted(orphans, key=lambda run: (run.claimed_at, run.id)):
+            if run.takeovers >= SUSPECT and run.taken_turn == max(run.history):
+                suspects[run.owner] = run  # claimed one by one: the last one it is
+        for run in orphans:
+            if run.taken_turn != max(run.history):
+                run.takeovers, run.taken_turn = 1, max(run.history)
+            elif run.takeovers < SUSPECT or suspects[run.owner] is run:
+                run.takeovers += 1
+
+    def _hold_poison(self, namespace: str, me: WorkerInfo, gone: set[WorkerId]) -> None:
+        for run in self.runs.values():
+            free = run.state is RunState.READY and run.queue in me.queues
+            orphan = run.state is RunState.OWNED and run.owner in gone
+            if run.namespace == namespace and run.takeovers >= POISONOUS and (free or orphan):
+                run.state, run.owner = move(run.state, RunState.HELD), None
+                run.hold_reason, run.hold_message = POISON, POISON_MESSAGE.format(instance=run.instance)
+                run.held_builds.add(me.build)
+                self._changed(run)
 
     def _free_orphans(self, namespace: str, gone: set[WorkerId]) -> int:
         freed = 0

@@ -84,7 +84,6 @@ class Flush:
             await self._explain(items, left_out)
         self.hint = Hint(
             queues=self.hint.queues.union(released or (), (task.queue for item in items for task in item.commit.tasks)),
-            closed=self.hint.closed or any(isinstance(item.commit.ending, Close) for item in items),
             changed=self.hint.changed or changed,
         )
 

@@ -8,7 +8,7 @@ import secrets
 from perdure.errors import LeaseLostError
 from perdure.model.runs import Hint, Lease, Renewal, WorkerId, WorkerInfo
 from perdure.store import records
-from perdure.store.base import UNKNOWN_WORKFLOW, UNKNOWN_WORKFLOW_MESSAGE
+from perdure.store.base import POISON, POISON_MESSAGE, UNKNOWN_WORKFLOW, UNKNOWN_WORKFLOW_MESSAGE
 from perdure.store.postgres.arrays import boolean, int8, text, texts
 from perdure.store.postgres.connection import Lane, LeaseLine
 
@@ -104,6 +104,8 @@ async def _recover(lane: Lane, namespace: str, parameters: dict[str, object]) ->
             "unleased": boolean(parameters["worker"] is None),
             "namespace": text(namespace),
             "unknown": text(UNKNOWN_WORKFLOW),
+            "poison": text(POISON),
+            "poison_message": text(POISON_MESSAGE),
         },
     )
     alive, freed, queues, changed = rows[0]

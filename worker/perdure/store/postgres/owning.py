@@ -71,6 +71,11 @@ async def owned(lane: Lane, lease: Lease) -> list[RunId]:
     return [RunId(run_id) for (run_id,) in rows if run_id is not None]
 
 
+async def absolve(lane: Lane, lease: Lease, runs: Sequence[RunId]) -> None:
+    """Forget how often the owners of these runs of the worker vanished."""
+    await lane.fetch("absolve", {"runs": int8s(runs), "worker": int8(lease.worker)})
+
+
 async def claim_runs(claims: Claims, lease: Lease, limit: int) -> tuple[list[ClaimedRun], Unreadable, Hint]:
     """Take runs that are due or ready; those that this release cannot read come apart, with the reason."""
     found = await claims.take(lease, limit)

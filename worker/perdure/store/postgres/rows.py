@@ -52,6 +52,7 @@ def claimed_run(row: Row, namespace: str) -> ClaimedRun:
         mail=row[5],
         created_at=row[6],
         deadline=row[7],
+        suspect=row[16],
     )
 
 

@@ -150,6 +150,10 @@ class PostgresStore(PostgresReads):
         await self._hold(lease, unreadable)
         return claimed
 
+    async def absolve(self, lease: Lease, runs: Sequence[RunId]) -> None:
+        """Clear runs of this worker of the suspicion that they end their workers."""
+        await owning.absolve(self._misc, lease, runs)
+
     async def owned(self, lease: Lease) -> list[RunId]:
         """Return the runs of this worker."""
         return await owning.owned(self._misc, lease)

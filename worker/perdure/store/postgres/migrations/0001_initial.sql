@@ -28,6 +28,10 @@ CREATE TABLE perdure.run (
     -- The number of claims so far, and the tag of the last one, by which a claim whose answer was lost finds its runs.
     claim            bigint,
     claims           integer NOT NULL DEFAULT 0,
+    claimed_at       timestamptz,
+    -- How often in a row the owner vanished, and the last turn that was recorded then: see the statement "recover".
+    takeovers        smallint NOT NULL DEFAULT 0,
+    taken_turn       integer,
     mail             integer NOT NULL DEFAULT 0,
     priority         integer NOT NULL DEFAULT 0,
     cancel_requested boolean NOT NULL DEFAULT false,
@@ -57,6 +61,7 @@ CREATE UNIQUE INDEX run_open ON perdure.run (namespace, instance) WHERE closed_a
 CREATE INDEX run_closed ON perdure.run (hashtext(instance)) WHERE closed_as <> 0;
 CREATE UNIQUE INDEX run_key ON perdure.run (key) WHERE key IS NOT NULL;
 CREATE INDEX run_ready ON perdure.run (namespace, queue, priority DESC, id) WHERE state = 0;
+CREATE INDEX run_suspect ON perdure.run (namespace, queue, id) WHERE state = 0 AND takeovers >= 2;
 CREATE INDEX run_due ON perdure.run (namespace, queue, wake_at) WHERE state = 2 AND wake_at IS NOT NULL;
 CREATE INDEX run_owned ON perdure.run (owner) WHERE state = 1;
 CREATE INDEX run_held ON perdure.run (namespace, queue) WHERE state = 3;

@@ -32,13 +32,15 @@ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, EXISTS (SELECT
 
 -- name: expel
 -- The end of a worker, by its lease (it resigns) or by its name (somebody saw it die), and what it had is free again.
--- Removing the row waits for a flush in flight. A claim in flight may leave runs behind: recover finds those.
+-- Removing the row waits for a flush in flight. A claim in flight may leave runs behind: recover finds those, as it does
+-- all runs of a worker that died, to count its end.
 WITH gone AS (
     DELETE FROM perdure.worker
     WHERE (id = :worker::bigint AND epoch = :epoch::bigint) OR (namespace = :namespace::text AND name = :name::text)
     RETURNING id
 ), owned AS MATERIALIZED (
     SELECT r.id FROM gone JOIN perdure.run r ON r.owner = gone.id AND r.state = 1
+    WHERE :worker::bigint IS NOT NULL
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
 ), freed AS (
@@ -55,6 +57,10 @@ SELECT (SELECT count(*) FROM gone),
 -- name: recover
 -- The owners that are gone are those of this statement's snapshot: a run that was freed and claimed by a newer worker
 -- meanwhile has another owner, which the re-check under the row's lock sees.
+--
+-- What ends its workers must not do so for ever. Each orphan counts how often in a row its owner vanished while nothing
+-- was recorded. All that a worker had count until they are suspects (2, see claim), then only the one that was claimed
+-- last, for suspects are claimed one by one. At 5 the run is held, for every build that finds it so.
 WITH me AS MATERIALIZED (
     SELECT build, queues, workflows FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
@@ -65,8 +71,29 @@ WITH me AS MATERIALIZED (
     ) o
     WHERE :unleased::boolean OR EXISTS (SELECT FROM me)
 ), orphans AS MATERIALIZED (
-    SELECT r.id FROM gone JOIN perdure.run r ON r.owner = gone.owner AND r.state = 1
+    SELECT r.id, r.owner, r.takeovers, r.taken_turn, r.claimed_at
+    FROM gone JOIN perdure.run r ON r.owner = gone.owner AND r.state = 1
     WHERE r.namespace = :namespace::text
+    ORDER BY r.id
+    FOR NO KEY UPDATE OF r
+), standing AS (
+    SELECT o.*, last.seq AS turn, last.seq IS NOT DISTINCT FROM o.taken_turn AS stands
+    FROM orphans o CROSS JOIN LATERAL (SELECT max(seq) AS seq FROM perdure.history h WHERE h.run_id = o.id) last
+), counted AS (
+    SELECT id, turn,
+           CASE
+               WHEN NOT stands THEN 1
+               WHEN takeovers < 2 THEN takeovers + 1
+               WHEN row_number() OVER (
+                   PARTITION BY owner, stands AND takeovers >= 2 ORDER BY claimed_at DESC NULLS LAST, id DESC
+               ) = 1 THEN takeovers + 1
+               ELSE takeovers
+           END AS takeovers
+    FROM standing
+), poison AS MATERIALIZED (
+    SELECT r.id, r.takeovers
+    FROM me JOIN perdure.run r ON r.queue = ANY (me.queues)
+    WHERE r.namespace = :namespace::text AND r.state = 0 AND r.takeovers >= 5
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
 ), held AS MATERIALIZED (
@@ -77,10 +104,23 @@ WITH me AS MATERIALIZED (
     FOR NO KEY UPDATE OF r
 ), freed AS (
     UPDATE perdure.run r
-    SET state = 0, owner = NULL, hold_reason = '', hold_message = ''
-    FROM (SELECT id, false AS visible FROM orphans UNION ALL SELECT id, true FROM held) f
+    SET state = CASE WHEN f.held THEN 3 ELSE 0 END, owner = NULL, takeovers = f.takeovers,
+        taken_turn = coalesce(f.turn, r.taken_turn),
+        hold_reason = CASE WHEN f.held THEN :poison::text ELSE '' END,
+        hold_message = CASE WHEN f.held THEN replace(:poison_message::text, '{instance}', r.instance) ELSE '' END,
+        held_builds = CASE
+            WHEN f.held THEN array_append(array_remove(r.held_builds, f.build), f.build) ELSE r.held_builds
+        END
+    FROM (
+        SELECT u.*, me.build, u.takeovers >= 5 AND me.build IS NOT NULL AS held
+        FROM (
+            SELECT id, false AS visible, takeovers, turn FROM counted
+            UNION ALL SELECT id, false, takeovers, NULL FROM poison
+            UNION ALL SELECT id, true, 0, NULL FROM held
+        ) u LEFT JOIN me ON true
+    ) f
     WHERE r.id = f.id
-    RETURNING r.id, r.queue, r.key IS NOT NULL AND f.visible AS changed
+    RETURNING r.id, r.queue, r.key IS NOT NULL AND (f.visible OR f.held) AS changed, f.held
 ), tasks AS (
     UPDATE perdure.task t SET owner = NULL FROM gone
     WHERE t.owner = gone.owner AND t.namespace = :namespace::text
@@ -89,8 +129,10 @@ WITH me AS MATERIALIZED (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM freed WHERE changed RETURNING run_id
 )
 SELECT EXISTS (SELECT FROM me),
-       (SELECT count(*) FROM freed),
-       (SELECT array_agg(DISTINCT queue) FROM (SELECT queue FROM freed UNION ALL SELECT queue FROM tasks) q),
+       (SELECT count(*) FROM freed WHERE NOT held),
+       (SELECT array_agg(DISTINCT queue) FROM (
+           SELECT queue FROM freed WHERE NOT held UNION ALL SELECT queue FROM tasks
+       ) q),
        EXISTS (SELECT FROM changed);
 
 -- name: workers

@@ -8,9 +8,24 @@
 -- Whoever changed them in between changed the run's mail or its number of claims too, so a row whose snapshot version
 -- has other numbers is not fresh, and the caller asks again (again, limit 0), in a snapshot that shows everything.
 -- The same branch finds the runs of a claim whose answer was lost, by the tag of the claim.
+--
+-- A run that two owners in a row did not survive is taken alone and before others, so that it is known which run it was
+-- when a third one vanishes, and no other run goes down with it. After the fifth it is not taken any more.
 WITH me AS MATERIALIZED (
     SELECT id, namespace, queues, workflows FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
+), suspect AS MATERIALIZED (
+    SELECT found.id
+    FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
+        SELECT r.id FROM perdure.run r
+        WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 0 AND r.takeovers >= 2 AND r.takeovers < 5
+          AND r.workflow = ANY (me.workflows)
+        ORDER BY r.id
+        LIMIT least(:limit::integer, 1)
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) found
+    ORDER BY found.id
+    LIMIT least(:limit::integer, 1)
 ), due AS MATERIALIZED (
     SELECT found.id
     FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
@@ -18,7 +33,7 @@ WITH me AS MATERIALIZED (
         WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 2 AND r.wake_at <= now()
           AND r.workflow = ANY (me.workflows)
         ORDER BY r.wake_at
-        LIMIT :limit::integer
+        LIMIT CASE WHEN EXISTS (SELECT FROM suspect) THEN 0 ELSE :limit::integer END
         FOR NO KEY UPDATE SKIP LOCKED
     ) found
     ORDER BY found.wake_at, found.id
@@ -27,44 +42,48 @@ WITH me AS MATERIALIZED (
     SELECT found.id
     FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
         SELECT r.id, r.priority FROM perdure.run r
-        WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 0
+        WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 0 AND r.takeovers < 2
           AND r.workflow = ANY (me.workflows)
         ORDER BY r.priority DESC, r.id
-        LIMIT :limit::integer - (SELECT count(*) FROM due)
+        LIMIT CASE
+            WHEN EXISTS (SELECT FROM suspect) THEN 0 ELSE :limit::integer - (SELECT count(*) FROM due)
+        END
         FOR NO KEY UPDATE SKIP LOCKED
     ) found
     ORDER BY found.priority DESC, found.id
     LIMIT :limit::integer - (SELECT count(*) FROM due)
 ), chosen AS MATERIALIZED (
-    SELECT id FROM due UNION ALL SELECT id FROM ready
+    SELECT id FROM suspect UNION ALL SELECT id FROM due UNION ALL SELECT id FROM ready
 ), fence AS MATERIALIZED (
     SELECT id FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND EXISTS (SELECT FROM chosen)
     FOR KEY SHARE
 ), claimed AS (
     UPDATE perdure.run r
-    SET state = 1, owner = fence.id, claim = :claim::bigint, claims = r.claims + 1, wake_at = NULL,
-        started_at = coalesce(r.started_at, now())
+    SET state = 1, owner = fence.id, claim = :claim::bigint, claims = r.claims + 1, claimed_at = now(),
+        wake_at = NULL, started_at = coalesce(r.started_at, now())
     FROM chosen CROSS JOIN fence
     WHERE r.id = chosen.id
-    RETURNING r.id, r.instance, r.workflow, r.queue, r.priority, r.key, r.claims, r.mail, r.created_at, r.deadline
+    RETURNING r.id, r.instance, r.workflow, r.queue, r.priority, r.key, r.claims, r.mail, r.created_at, r.deadline,
+        r.takeovers >= 2 AS suspect
 ), started AS (
     INSERT INTO perdure.status_change (run_id)
     SELECT id FROM claimed WHERE claims = 1 AND key IS NOT NULL
     RETURNING run_id
 ), taken AS (
-    SELECT c.id, c.instance, c.workflow, c.queue, c.priority, c.mail, c.created_at, c.deadline,
+    SELECT c.id, c.instance, c.workflow, c.queue, c.priority, c.mail, c.created_at, c.deadline, c.suspect,
            seen.mail = c.mail AND seen.claims + 1 = c.claims AS fresh
     FROM claimed c JOIN perdure.run seen ON seen.id = c.id
     UNION ALL
-    SELECT r.id, r.instance, r.workflow, r.queue, r.priority, r.mail, r.created_at, r.deadline, true
+    SELECT r.id, r.instance, r.workflow, r.queue, r.priority, r.mail, r.created_at, r.deadline, r.takeovers >= 2,
+           true
     FROM me JOIN perdure.run r ON r.owner = me.id AND r.state = 1
     WHERE :again::boolean AND r.claim = :claim::bigint
 )
 SELECT t.id, t.instance, t.workflow, t.queue, t.priority, t.mail,
        (extract(epoch FROM t.created_at) * 1000000)::bigint, (extract(epoch FROM t.deadline) * 1000000)::bigint,
        EXISTS (SELECT FROM started),
-       h.seqs, h.events, p.seqs, p.data, i.numbers, i.bodies, k.seqs, t.fresh
+       h.seqs, h.events, p.seqs, p.data, i.numbers, i.bodies, k.seqs, t.suspect, t.fresh
 FROM me
 LEFT JOIN taken t ON true
 LEFT JOIN LATERAL (
@@ -229,6 +248,9 @@ ORDER BY i.run_id, i.number;
 DELETE FROM perdure.inbox i
 USING unnest(:runs::bigint[], :numbers::integer[]) AS seen (run_id, number)
 WHERE i.run_id = seen.run_id AND i.number = seen.number;
+
+-- name: absolve
+UPDATE perdure.run SET takeovers = 0 WHERE id = ANY (:runs::bigint[]) AND owner = :worker::bigint AND takeovers > 0;
 
 -- name: owned
 SELECT r.id FROM perdure.worker w LEFT JOIN perdure.run r ON r.owner = w.id AND r.state = 1

@@ -139,7 +139,7 @@ WITH target AS MATERIALIZED (
     FOR NO KEY UPDATE
 ), freed AS (
     UPDATE perdure.run r
-    SET state = 0, hold_reason = '', hold_message = '', held_builds = NULL
+    SET state = 0, hold_reason = '', hold_message = '', held_builds = NULL, takeovers = 0
     FROM target
     WHERE r.id = target.id
 ), changed AS (
