@@ -39,6 +39,8 @@ INBOX_POLL = 0.5
 """Seconds between two looks when nobody hints. An idle worker looks for runs and
 tasks only and stays below one statement a second, heartbeats included."""
 RECOVER_POLL = 30.0
+SURVIVED = 10.0
+"""Seconds after which a run that may have ended its last owners is not to blame for the end of this one."""
 
 
 class Audience(Protocol):
@@ -105,6 +107,7 @@ class Tenure:
         self._executions: dict[RunId, Execution] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._unknown: set[RunId] = set()
+        self._suspects: dict[RunId, float] = {}
         self._started_some = False
         self._work = asyncio.Event()
         self._mail = asyncio.Event()
@@ -281,7 +284,9 @@ class Tenure:
                 self.polling = True
                 for run in claimed:
                     self._adopt(run)
-                if len(claimed) == room:
+                    if run.suspect:
+                        await self._try_suspect(run.info.run_id)
+                if len(claimed) == room or any(run.suspect for run in claimed):
                     continue
                 # Somebody hinted and there may be work that nobody here knows: say so instead of leaving it waiting.
                 if strangers and time.monotonic() - looked_at >= 1:
@@ -293,6 +298,22 @@ class Tenure:
         definition = self.charge.workflows[claimed.info.workflow]  # the store hands out what we registered, and no more
         self.charge.audience.near(claimed.info.run_id)
         self._executions[claimed.info.run_id] = Execution(self, definition, claimed, begun)
+
+    async def _try_suspect(self, run_id: RunId) -> None:
+        """Let a run that may have ended its last owners take its turn before others are claimed: they must not suffer."""
+        self._suspects[run_id] = time.monotonic()
+        while True:
+            execution = self._executions.get(run_id)
+            if execution is None or execution.under_way:
+                return
+            await asyncio.sleep(0.001)
+
+    async def _absolve_suspects(self) -> None:
+        survived = [run for run, taken_at in self._suspects.items() if time.monotonic() - taken_at >= SURVIVED]
+        if survived:
+            await self.charge.store.absolve(self.lease, survived)
+        for run_id in survived:
+            del self._suspects[run_id]
 
     async def _inbox_loop(self) -> None:
         while True:
@@ -311,6 +332,7 @@ class Tenure:
             if await self.charge.store.recover(self.lease):
                 self._work.set()
             await self.charge.store.hold_unknown(self.lease)
+            await self._absolve_suspects()
             await self._release_strays()
             self._tasks.wake()
             await hinted(self._orphans, RECOVER_POLL)
