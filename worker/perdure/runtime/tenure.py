@@ -300,7 +300,7 @@ class Tenure:
         self._executions[claimed.info.run_id] = Execution(self, definition, claimed, begun)
 
     async def _try_suspect(self, run_id: RunId) -> None:
-        """Let a run that may have ended its last owners take its turn before others, who must not suffer, are claimed."""
+        """Let a run that may have ended its last owners take its turn before any other run is claimed."""
         self._suspects[run_id] = time.monotonic()
         while True:
             execution = self._executions.get(run_id)
