@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from perdure.activity import Activity
 from perdure.client import Client
-from perdure.errors import DefinitionError, StoreUnavailableError
+from perdure.errors import DefinitionError, LeaseLostError, StoreUnavailableError
 from perdure.model.runs import Hint, NewRun, WorkerInfo
 from perdure.store.base import Taker
 from perdure.workflow import Workflow
@@ -136,6 +136,9 @@ class Worker:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1):
                         await self._stopping.wait()
+                continue
+            except LeaseLostError as error:  # somebody took it before the first heartbeat
+                logger.warning("%s; registering again", error)
                 continue
             self._tenure = tenure
             logger.info("worker %s serves %s with build %s", self.name, ", ".join(self._queues), charge.info.build)
