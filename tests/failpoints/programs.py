@@ -7,6 +7,7 @@ program, so a program looks before it does a thing that must be done once, as ev
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import logging
 import signal
@@ -75,11 +76,21 @@ class LostLeases(logging.Handler):
             workflows.write("lost-lease")
 
 
-def stopping() -> asyncio.Event:
-    """Return an event that the signal to stop sets."""
+def stopping(part: Part) -> asyncio.Event:
+    """Return an event that the signal to stop sets; another signal makes the process say where it stands."""
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGUSR1, say_where, part.folder / f"{part.role}.log")
     return stop
+
+
+def say_where(log: Path) -> None:
+    """Write the stack of every thread and every task."""
+    with log.open("a") as file:
+        faulthandler.dump_traceback(file)
+        for task in asyncio.all_tasks():
+            task.print_stack(file=file)
 
 
 @asynccontextmanager
@@ -118,7 +129,7 @@ async def start(client: Client, instance: str, workflow: Any, *args: Any, **opti
 
 async def host(part: Part) -> None:
     """Work, and start runs that are this worker's own from the first moment."""
-    stop = stopping()
+    stop = stopping(part)
     async with connected(part) as client, worker(part, client, "default") as working:
         await until_ready(working)
         await start(client, "everything", workflows.everything, "x" * LARGE)
@@ -129,7 +140,7 @@ async def host(part: Part) -> None:
 
 async def helper(part: Part) -> None:
     """Work, drain when asked to, and come back knowing one workflow more."""
-    stop = stopping()
+    stop = stopping(part)
     Process.leave = asyncio.Event()
     async with connected(part) as client:
         if not part.successor:
@@ -159,6 +170,7 @@ async def first(*events: asyncio.Event) -> None:
 
 async def caller(part: Part) -> None:
     """Start the other runs, tell them what they wait for, and write down how all of them end."""
+    stopping(part)
     async with connected(part) as client:
         play = Play(part, client)
         await start(client, "drifter", workflows.drifter, queue="other")  # where only the helper looks
@@ -166,7 +178,7 @@ async def caller(part: Part) -> None:
             await start(client, workflow.name, workflow)
         await start(client, "waiting", workflows.waiting)
         await start(client, "expiring", workflows.waiting, timeout=0.4)
-        await start(client, "fragile", workflows.fragile)
+        await start(client, "fragile", workflows.fragile, queue="other")
         await start(client, "late", workflows.late)
         if not await client.store.by_key([part.key]):
             await client.start_input("keyed", {"name": "object"}, id="keyed", key=part.key)

@@ -128,6 +128,12 @@ class _Cast:
                 self.gates[role] = await stack.enter_async_context(gate)
             try:
                 yield
+            except asyncio.CancelledError:  # it takes too long
+                for process in self._processes.values():
+                    assert process.pid is not None
+                    os.kill(process.pid, signal.SIGUSR1)
+                await asyncio.sleep(0.5)
+                raise
             finally:
                 for process in self._processes.values():
                     process.kill()
