@@ -31,7 +31,7 @@ SELECT extract(epoch FROM registered_at) FROM perdure.worker WHERE name = %s AND
 """
 FLUSHING: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'active' AND query LIKE '%perdure.history%'
+WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
 ALL: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()

@@ -43,8 +43,8 @@ BEGUN = ((10.5, 1, 100), (11.5, 2, 100))
 
 
 CLOSED = """
-INSERT INTO perdure.run (id, namespace, instance, workflow, queue, state, closed_as)
-VALUES (%s, 'n', 'i', 'w', 'q', 10, %s)
+INSERT INTO perdure.run (id, namespace, instance, workflow, queue, state, closed_at)
+VALUES (%s, 'n', 'i', 'w', 'q', 10, to_timestamp(%s))
 """
 TASK = """
 INSERT INTO perdure.task (run_id, seq, namespace, queue, name, input, options, attempt, available_at)
