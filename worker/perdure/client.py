@@ -269,7 +269,7 @@ class Client:
             workflow=name,
             queue=queue,
             input=bytes(payload),
-            seed=os.urandom(8).hex(),
+            seed=secrets.token_urlsafe(8),
             timeout=seconds(timeout, "timeout") if timeout is not None else None,
             priority=priority,
         )
@@ -284,7 +284,7 @@ class Client:
         values: dict[str, Any] = {
             "namespace": self.namespace,
             "queue": "default",
-            "seed": os.urandom(8).hex(),
+            "seed": secrets.token_urlsafe(8),
             **options,
         }
         return await self.start_new(NewRun(workflow=workflow, input=bytes(payload), **values))

@@ -51,7 +51,7 @@ from perdure.model.runs import UNBORN, RunInfo, Visible
 from . import flags as logic
 from . import headers, matching
 from .loop import RunLoop, RunTask, TimerHandle, running
-from .primitives import activity, signal, timer
+from .primitives import activity, entropy, signal, timer
 
 
 class Definition(Protocol):
@@ -225,7 +225,7 @@ class Run:
         self.seed = event.seed
         self.start_time = self.header.time
         # A loop of its own for each seed: the hashes of tasks differ between runs and agree between replays.
-        self.loop = RunLoop(self, random.Random(event.seed).getrandbits(48))  # type: ignore[abstract]
+        self.loop = RunLoop(self, entropy.hash_base(event.seed))  # type: ignore[abstract]
         self.loop.now = self.header.time
         self._main = self.loop.create_task(self._run_main(event.input), name="main", context=contextvars.Context())
         self._fresh = True

@@ -28,6 +28,8 @@ from perdure.model.events import (
     Turn,
     TurnHeader,
     Unreadable,
+    WorkflowExecutionCompleted,
+    WorkflowExecutionStarted,
 )
 
 E = TypeVar("E", bound=Event | Unreadable)
@@ -78,6 +80,10 @@ def _trimmed(event: Event) -> object:
         return ("ac", event.seq, event.result) if event.attempt == 1 and not event.external else event
     if isinstance(event, ActivityScheduled):
         return ("as", event.seq, event.name, event.input) if event.queue is None and not event.external else event
+    if isinstance(event, WorkflowExecutionStarted):
+        return event if event.external else ("ws", event.workflow, event.input, event.seed)
+    if isinstance(event, WorkflowExecutionCompleted):
+        return event if event.external else ("wc", event.result)
     return event
 
 

@@ -4,6 +4,7 @@ Separate streams: a ``random()`` call that is added in a later version of the
 code must not shift the uuids that follow.
 """
 
+import hashlib
 import random
 import uuid
 from typing import TYPE_CHECKING
@@ -23,3 +24,8 @@ def stream(run: "Run", purpose: str) -> random.Random:
 def uuid4(run: "Run") -> uuid.UUID:
     """Return a version 4 uuid that is the same on every replay."""
     return uuid.UUID(int=stream(run, "uuid").getrandbits(128), version=4)
+
+
+def hash_base(seed: str) -> int:
+    """Return where the hashes of a run's tasks and futures begin: 48 bits that depend on the seed alone."""
+    return int.from_bytes(hashlib.blake2b(seed.encode("utf-8", "surrogatepass"), digest_size=6).digest())

@@ -23,6 +23,7 @@ CREATE SEQUENCE perdure.run_id;
 CREATE TABLE perdure.run (
     id               bigint PRIMARY KEY,
     created_at       timestamptz NOT NULL DEFAULT now(),
+    -- NULL with claims above 0: as it was created.
     started_at       timestamptz,
     deadline         timestamptz,
     -- The number of claims so far, and the tag of the last one, by which a claim whose answer was lost finds its runs.
@@ -44,8 +45,6 @@ CREATE TABLE perdure.run (
     progress         text NOT NULL DEFAULT '',
     state            smallint NOT NULL DEFAULT 0,
     owner            bigint,
-    -- 0 while the run is open, then its own id.
-    closed_as        bigint NOT NULL DEFAULT 0,
     closed_at        timestamptz,
     wake_at          timestamptz,
     waiting_for      text NOT NULL DEFAULT '',
@@ -57,8 +56,8 @@ CREATE TABLE perdure.run (
 ALTER SEQUENCE perdure.run_id OWNED BY perdure.run.id;
 COMMENT ON TABLE perdure.run IS 'state: 0 ready, 1 owned, 2 parked, 3 held, 10 completed, 11 failed, 12 cancelled, 13 terminated, 14 timed out';
 
-CREATE UNIQUE INDEX run_open ON perdure.run (namespace, instance) WHERE closed_as = 0;
-CREATE INDEX run_closed ON perdure.run (hashtext(instance)) WHERE closed_as <> 0;
+CREATE UNIQUE INDEX run_open ON perdure.run (namespace, instance) WHERE closed_at IS NULL;
+CREATE INDEX run_closed ON perdure.run (hashtext(instance)) WHERE closed_at IS NOT NULL;
 CREATE UNIQUE INDEX run_key ON perdure.run (key) WHERE key IS NOT NULL;
 CREATE INDEX run_ready ON perdure.run (namespace, queue, priority DESC, id) WHERE state = 0;
 CREATE INDEX run_suspect ON perdure.run (namespace, queue, id) WHERE state = 0 AND takeovers >= 2;
@@ -119,7 +118,8 @@ CREATE TABLE perdure.status_change (
 COMMENT ON TABLE perdure.status_change IS 'Runs with a key whose visible state changed and whose object does not show it yet.';
 
 CREATE VIEW perdure.summary AS
-SELECT r.id, r.instance, r.namespace, r.workflow, r.queue, r.state, r.created_at, r.started_at, r.closed_at, r.wake_at,
+SELECT r.id, r.instance, r.namespace, r.workflow, r.queue, r.state, r.created_at,
+       coalesce(r.started_at, CASE WHEN r.claims > 0 THEN r.created_at END) AS started_at, r.closed_at, r.wake_at,
        w.name AS worker, r.priority, r.key, r.waiting_for, r.status_text, r.progress, r.hold_reason, r.hold_message,
        r.cancel_requested, r.outcome
 FROM perdure.run r

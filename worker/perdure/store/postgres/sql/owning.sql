@@ -61,7 +61,7 @@ WITH me AS MATERIALIZED (
 ), claimed AS (
     UPDATE perdure.run r
     SET state = 1, owner = fence.id, claim = :claim::bigint, claims = r.claims + 1, claimed_at = now(),
-        wake_at = NULL, started_at = coalesce(r.started_at, now())
+        wake_at = NULL, started_at = CASE WHEN r.claims = 0 THEN now() ELSE r.started_at END
     FROM chosen CROSS JOIN fence
     WHERE r.id = chosen.id
     RETURNING r.id, r.instance, r.workflow, r.queue, r.priority, r.key, r.claims, r.mail, r.created_at, r.deadline,
@@ -174,7 +174,6 @@ WITH fence AS MATERIALIZED (
 ), touched AS (
     UPDATE perdure.run r
     SET state = CASE WHEN ends THEN ending ELSE r.state END,
-        closed_as = CASE WHEN ends AND ending >= 10 THEN r.id ELSE 0 END,
         closed_at = CASE WHEN ends AND ending >= 10 THEN now() END,
         owner = CASE WHEN ends THEN NULL ELSE r.owner END,
         wake_at = CASE WHEN ends THEN timestamptz 'epoch' + done.wake_at * interval '1 microsecond' END,

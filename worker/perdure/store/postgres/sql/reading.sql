@@ -11,12 +11,12 @@ WHERE namespace = :namespace::text AND instance = :instance::text
       :run::bigint,
       (
           SELECT id FROM perdure.run
-          WHERE namespace = :namespace::text AND instance = :instance::text AND closed_as = 0
+          WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL
       ),
       (
           SELECT max(id) FROM perdure.run
           WHERE namespace = :namespace::text AND instance = :instance::text
-            AND hashtext(instance) = hashtext(:instance::text) AND closed_as <> 0
+            AND hashtext(instance) = hashtext(:instance::text) AND closed_at IS NOT NULL
       )
   );
 
@@ -27,7 +27,7 @@ SELECT * FROM perdure.summary WHERE id = ANY (:runs::bigint[]);
 SELECT * FROM perdure.summary WHERE key = ANY (:keys::text[]) ORDER BY id;
 
 -- name: open_keys
-SELECT key, namespace, instance FROM perdure.run WHERE key IS NOT NULL AND closed_as = 0 ORDER BY id;
+SELECT key, namespace, instance FROM perdure.run WHERE key IS NOT NULL AND closed_at IS NULL ORDER BY id;
 
 -- name: list_runs
 SELECT * FROM perdure.summary

@@ -18,7 +18,7 @@ WITH fence AS MATERIALIZED (
         :priorities::integer[], :timeouts::bigint[], :events::bytea[], :turns::bytea[], :taken::integer[]
     ) WITH ORDINALITY AS a (namespace, instance, workflow, queue, key, priority, timeout, event, turn, taken, place)
     LEFT JOIN perdure.run k ON k.key = a.key
-    LEFT JOIN perdure.run o ON o.namespace = a.namespace AND o.instance = a.instance AND o.closed_as = 0
+    LEFT JOIN perdure.run o ON o.namespace = a.namespace AND o.instance = a.instance AND o.closed_at IS NULL
 ), placed AS MATERIALIZED (
     SELECT n.*, nextval('perdure.run_id') AS id FROM (
         SELECT asked.*, CASE WHEN taken = 1 THEN (SELECT id FROM fence) END AS owner
@@ -27,11 +27,11 @@ WITH fence AS MATERIALIZED (
     ) n
 ), created AS (
     INSERT INTO perdure.run (
-        id, namespace, instance, workflow, queue, key, priority, deadline, state, owner, claim, claims, started_at
+        id, namespace, instance, workflow, queue, key, priority, deadline, state, owner, claim, claims
     )
     SELECT id, namespace, instance, workflow, queue, key, priority, now() + timeout * interval '1 microsecond',
            CASE WHEN owner IS NULL THEN 0 ELSE 1 END, owner, :claim::bigint,
-           CASE WHEN owner IS NULL THEN 0 ELSE 1 END, CASE WHEN owner IS NOT NULL THEN now() END
+           CASE WHEN owner IS NULL THEN 0 ELSE 1 END
     FROM placed
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events)
@@ -62,7 +62,14 @@ SELECT a.place, r.id, true, r.workflow, (r.claim = :claim::bigint AND r.owner = 
        (extract(epoch FROM r.created_at) * 1000000)::bigint
 FROM unnest(:namespaces::text[], :instances::text[], :events::bytea[], :turns::bytea[])
     WITH ORDINALITY AS a (namespace, instance, event, turn, place)
-JOIN perdure.run r ON r.namespace = a.namespace AND r.instance = a.instance
+CROSS JOIN LATERAL (
+    SELECT id, workflow, claim, owner, created_at FROM perdure.run
+    WHERE namespace = a.namespace AND instance = a.instance AND closed_at IS NULL
+    UNION ALL
+    SELECT id, workflow, claim, owner, created_at FROM perdure.run
+    WHERE hashtext(instance) = hashtext(a.instance) AND closed_at IS NOT NULL
+      AND namespace = a.namespace AND instance = a.instance
+) r
 JOIN perdure.history h ON h.run_id = r.id AND h.seq = 0
 WHERE h.events = a.turn OR position(a.event IN h.events) > 0;
 
@@ -73,7 +80,7 @@ WITH told AS (
         state = CASE WHEN state = 2 THEN 0 ELSE state END,
         wake_at = NULL,
         cancel_requested = cancel_requested OR :cancel::boolean
-    WHERE namespace = :namespace::text AND instance = :instance::text AND closed_as = 0
+    WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL
     RETURNING id, mail, owner, queue, state
 ), noted AS (
     INSERT INTO perdure.inbox (run_id, number, owner, body)
@@ -86,11 +93,11 @@ SELECT id, owner, queue, state FROM told;
 -- meanwhile takes the same place in the history; then the statement fails as a whole and the caller repeats.
 WITH target AS MATERIALIZED (
     SELECT id, owner, mail, key FROM perdure.run
-    WHERE namespace = :namespace::text AND instance = :instance::text AND closed_as = 0
+    WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL
     FOR NO KEY UPDATE
 ), closed AS (
     UPDATE perdure.run r
-    SET state = 13, closed_as = r.id, owner = NULL, wake_at = NULL, closed_at = now(), outcome = :outcome::bytea,
+    SET state = 13, owner = NULL, wake_at = NULL, closed_at = now(), outcome = :outcome::bytea,
         mail = CASE WHEN target.owner IS NULL THEN r.mail ELSE r.mail + 1 END,
         waiting_for = '', hold_reason = '', hold_message = ''
     FROM target
@@ -128,14 +135,14 @@ SELECT id, owner, key IS NOT NULL FROM target;
 -- name: terminated
 SELECT id, NULL::bigint, key IS NOT NULL FROM perdure.run
 WHERE namespace = :namespace::text AND instance = :instance::text AND hashtext(instance) = hashtext(:instance::text)
-  AND closed_as <> 0 AND state = 13 AND outcome = :outcome::bytea
+  AND closed_at IS NOT NULL AND state = 13 AND outcome = :outcome::bytea
 ORDER BY id DESC
 LIMIT 1;
 
 -- name: resume
 WITH target AS MATERIALIZED (
     SELECT id, key, queue FROM perdure.run
-    WHERE namespace = :namespace::text AND instance = :instance::text AND closed_as = 0 AND (state = 3) IS TRUE
+    WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL AND (state = 3) IS TRUE
     FOR NO KEY UPDATE
 ), freed AS (
     UPDATE perdure.run r
@@ -149,7 +156,7 @@ SELECT id, queue, key IS NOT NULL FROM target;
 
 -- name: resumed
 SELECT id, queue, key IS NOT NULL FROM perdure.run
-WHERE namespace = :namespace::text AND instance = :instance::text AND closed_as = 0 AND state <> 3;
+WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL AND state <> 3;
 
 -- name: notify
 SELECT count(pg_notify('perdure', payload)) FROM unnest(:payloads::text[]) AS p (payload);
