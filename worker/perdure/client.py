@@ -5,6 +5,7 @@ Kubernetes. The CLI, the operator and users call it.
 """
 
 import asyncio
+import base64
 import logging
 import os
 import secrets
@@ -354,7 +355,8 @@ _ANY = Reader(Any)
 
 def new_id() -> str:
     """Return an id for an instance that nobody named: later ones sort after earlier ones, which indexes like."""
-    return f"{time.time_ns() // 1_000_000:011x}{secrets.randbits(68):017x}"
+    moment = time.time_ns() // 1_000_000
+    return base64.b32hexencode(moment.to_bytes(6) + secrets.token_bytes(8)).rstrip(b"=").decode().lower()
 
 
 def check_id(instance: str) -> None:

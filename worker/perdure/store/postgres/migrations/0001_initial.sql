@@ -41,15 +41,15 @@ CREATE TABLE perdure.run (
     workflow         text NOT NULL,
     queue            text NOT NULL,
     key              text,
-    status_text      text NOT NULL DEFAULT '',
-    progress         text NOT NULL DEFAULT '',
+    status_text      text,
+    progress         text,
     state            smallint NOT NULL DEFAULT 0,
     owner            bigint,
     closed_at        timestamptz,
     wake_at          timestamptz,
-    waiting_for      text NOT NULL DEFAULT '',
-    hold_reason      text NOT NULL DEFAULT '',
-    hold_message     text NOT NULL DEFAULT '',
+    waiting_for      text,
+    hold_reason      text,
+    hold_message     text,
     held_builds      text[],
     outcome          bytea
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
@@ -120,7 +120,10 @@ COMMENT ON TABLE perdure.status_change IS 'Runs with a key whose visible state c
 CREATE VIEW perdure.summary AS
 SELECT r.id, r.instance, r.namespace, r.workflow, r.queue, r.state, r.created_at,
        coalesce(r.started_at, CASE WHEN r.claims > 0 THEN r.created_at END) AS started_at, r.closed_at, r.wake_at,
-       w.name AS worker, r.priority, r.key, r.waiting_for, r.status_text, r.progress, r.hold_reason, r.hold_message,
+       w.name AS worker, r.priority, r.key,
+       coalesce(r.waiting_for, '') AS waiting_for, coalesce(r.status_text, '') AS status_text,
+       coalesce(r.progress, '') AS progress,
+       coalesce(r.hold_reason, '') AS hold_reason, coalesce(r.hold_message, '') AS hold_message,
        r.cancel_requested, r.outcome
 FROM perdure.run r
 LEFT JOIN perdure.worker w ON w.id = r.owner;

@@ -106,8 +106,8 @@ WITH me AS MATERIALIZED (
     UPDATE perdure.run r
     SET state = CASE WHEN f.held THEN 3 ELSE 0 END, owner = NULL, takeovers = f.takeovers,
         taken_turn = coalesce(f.turn, r.taken_turn),
-        hold_reason = CASE WHEN f.held THEN :poison::text ELSE '' END,
-        hold_message = CASE WHEN f.held THEN replace(:poison_message::text, '{instance}', r.instance) ELSE '' END,
+        hold_reason = CASE WHEN f.held THEN :poison::text END,
+        hold_message = CASE WHEN f.held THEN replace(:poison_message::text, '{instance}', r.instance) END,
         held_builds = CASE
             WHEN f.held THEN array_append(array_remove(r.held_builds, f.build), f.build) ELSE r.held_builds
         END

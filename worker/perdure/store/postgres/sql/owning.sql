@@ -178,10 +178,10 @@ WITH fence AS MATERIALIZED (
         owner = CASE WHEN ends THEN NULL ELSE r.owner END,
         wake_at = CASE WHEN ends THEN timestamptz 'epoch' + done.wake_at * interval '1 microsecond' END,
         waiting_for = CASE
-            WHEN ends AND ending = 2 THEN done.reason WHEN ends AND ending >= 10 THEN '' ELSE r.waiting_for
+            WHEN ends AND ending = 2 THEN done.reason WHEN ends AND ending >= 10 THEN NULL ELSE r.waiting_for
         END,
-        hold_reason = CASE WHEN ends AND ending = 3 THEN done.reason ELSE '' END,
-        hold_message = CASE WHEN ends AND ending = 3 THEN done.message ELSE '' END,
+        hold_reason = CASE WHEN ends AND ending = 3 THEN done.reason END,
+        hold_message = CASE WHEN ends AND ending = 3 THEN done.message END,
         held_builds = CASE
             WHEN ends AND ending = 2 THEN NULL
             WHEN ends AND ending = 3 THEN array_append(array_remove(r.held_builds, fence.build), fence.build)
@@ -195,7 +195,7 @@ WITH fence AS MATERIALIZED (
     RETURNING r.id, r.queue,
         ends AND ending = 0 AS released,
         r.key IS NOT NULL AND (
-            done.status IS NOT NULL OR ends AND (ending >= 3 OR r.waiting_for <> done.waited_for)
+            done.status IS NOT NULL OR ends AND (ending >= 3 OR r.waiting_for IS DISTINCT FROM done.waited_for)
         ) AS changed
 ), changed AS (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM touched WHERE changed RETURNING run_id

@@ -99,7 +99,7 @@ WITH target AS MATERIALIZED (
     UPDATE perdure.run r
     SET state = 13, owner = NULL, wake_at = NULL, closed_at = now(), outcome = :outcome::bytea,
         mail = CASE WHEN target.owner IS NULL THEN r.mail ELSE r.mail + 1 END,
-        waiting_for = '', hold_reason = '', hold_message = ''
+        waiting_for = NULL, hold_reason = NULL, hold_message = NULL
     FROM target
     WHERE r.id = target.id
 ), turn AS (
@@ -146,7 +146,7 @@ WITH target AS MATERIALIZED (
     FOR NO KEY UPDATE
 ), freed AS (
     UPDATE perdure.run r
-    SET state = 0, hold_reason = '', hold_message = '', held_builds = NULL, takeovers = 0
+    SET state = 0, hold_reason = NULL, hold_message = NULL, held_builds = NULL, takeovers = 0
     FROM target
     WHERE r.id = target.id
 ), changed AS (
