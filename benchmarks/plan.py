@@ -80,7 +80,7 @@ class Scale:
     slow_fan_out: bool = False
     sleepers: int = 10_000
     backlog: int = 100_000
-    parked: int = 4_000
+    parked: int = 3_000
     long: int = 10_000
 
 

@@ -33,7 +33,7 @@ class Samples:
         self.count = 0
         self.own: Counter[str] = Counter()
         self.all: Counter[str] = Counter()
-        self.files: Counter[str] = Counter()
+        self.layers: Counter[str] = Counter()
 
     def take(self, _: int, frame: FrameType | None) -> None:
         """Note one moment; time in C counts for the Python function that called it."""
@@ -41,7 +41,7 @@ class Samples:
             return
         self.count += 1
         self.own[place(frame)] += 1
-        self.files[file(frame)] += 1
+        self.layers[layer(file(frame))] += 1
         seen = set()
         while frame is not None:
             seen.add(place(frame))
@@ -50,8 +50,8 @@ class Samples:
 
     def table(self) -> str:
         """Return what took most of the time."""
-        lines = [f"{self.count} samples", "", "   own  file"]
-        lines += [f"{times / self.count:6.1%}  {name}" for name, times in self.files.most_common(TOP)]
+        lines = [f"{self.count} samples", "", "   own  part"]
+        lines += [f"{times / self.count:6.1%}  {name}" for name, times in self.layers.most_common(TOP)]
         lines += ["", "   own    all  function"]
         for name, times in self.own.most_common(TOP):
             lines.append(f"{times / self.count:6.1%} {self.all[name] / self.count:6.1%}  {name}")
@@ -60,13 +60,19 @@ class Samples:
 
 def file(frame: FrameType) -> str:
     """Return where a frame's code is, from the project or the package on."""
-    path = Path(frame.f_code.co_filename)
-    if path.is_relative_to(ROOT):
-        path = path.relative_to(ROOT)
-    parts = path.parts
-    if "site-packages" in parts:
-        return "/".join(parts[parts.index("site-packages") + 1 :])
-    return "/".join(parts[-3:])
+    parts = Path(frame.f_code.co_filename).parts
+    for root in ("site-packages", "worker", ROOT.name):
+        if root in parts:
+            return "/".join(parts[parts.index(root) + 1 :])
+    return "/".join(parts[-2:])
+
+
+def layer(name: str) -> str:
+    """Return the part of the system that a file belongs to."""
+    parts = name.split("/")
+    if parts[0] == "perdure":
+        return "/".join(parts[:2])
+    return parts[0] if len(parts) > 1 and not parts[0].startswith(("python3", "lib")) else "standard library"
 
 
 def place(frame: FrameType) -> str:

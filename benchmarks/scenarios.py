@@ -103,7 +103,7 @@ def fan_out(scale: Scale) -> Scenario:
 
 def signals(scale: Scale) -> Scenario:
     """Messages from 50 senders."""
-    ours = {"runs": scale.signals, "messages": 20 * scale.factor}
+    ours = {"runs": scale.signals, "messages": 10 * scale.factor}
     theirs = {"runs": 20, "messages": 10}
     mine = Step(setting="50 senders", subject=PERDURE, ask="signals", arguments=ours, warm=theirs, rounds=scale.rounds)
     steps = (
