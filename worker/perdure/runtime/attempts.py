@@ -8,7 +8,7 @@ handed. `execution` (for its own run) and `tasks` (for others') call it.
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -40,6 +40,9 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 Verdict = ActivityCompleted | ActivityFailed | Retry
+
+_NOT_BEGUN = object()
+"""What a thread returns that did not begin because the lease was over by then."""
 
 
 def judge(job: Job, error: BaseException, details: Any = None) -> Verdict:
@@ -150,17 +153,19 @@ class Attempt:
             self._report_error(error)
             self._leave_thread()
             return
-        if not self._owner.may_begin():
-            self._leave_thread()
-            return
-        call = self._owner.pool.submit(variables.run, self._activity.function, *args, **kwargs)
+        call = self._owner.pool.submit(variables.run, self._call, args, kwargs)
         call.add_done_callback(lambda _: self._loop.is_closed() or self._loop.call_soon_threadsafe(self._leave_thread))
         try:
-            self._report_result(await asyncio.shield(asyncio.wrap_future(call)))
+            result = await asyncio.shield(asyncio.wrap_future(call))
+            if result is not _NOT_BEGUN:
+                self._report_result(result)
         except asyncio.CancelledError:
             pass  # the verdict is in, or nobody wants one; the thread ends by itself
         except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever an activity raises is its failure
             self._report_error(error)
+
+    def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return self._activity.function(*args, **kwargs) if self._owner.may_begin() else _NOT_BEGUN
 
     def _leave_thread(self) -> None:
         self._slots.leave()
