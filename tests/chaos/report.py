@@ -52,6 +52,7 @@ def summarise(outcome: Outcome) -> dict[str, Any]:
             "seconds_without_any": by_second.count(0),
         },
         "kinds": {kind: _kind(faults) for kind, faults in sorted(kinds.items())},
+        "longest_waits": [wait._asdict() for wait in outcome.longest_waits],
         "complaints": outcome.complaints,
         "log": [
             {"at": round(fault.began, 3), "kind": fault.kind, "note": fault.note, "alone": fault.alone,
@@ -91,6 +92,8 @@ def markdown(summary: dict[str, Any]) -> str:
         alone, company = found["alone"], found["in_company"]
         cells = (kind, found["times"], found["affected_runs"], alone["times"], *_cells(alone), *_cells(company))
         lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", "The longest times in which nothing happened to a run that had something to do:"]
+    lines += [f"- {wait['seconds']:.2f} s: run {wait['run']}, {wait['what']}" for wait in summary["longest_waits"]]
     lines += ["", f"Verdict: {'everything is as it has to be' if not summary['complaints'] else 'NOT RIGHT'}."]
     lines += [f"- {complaint}" for complaint in summary["complaints"][:50]]
     return "\n".join(lines) + "\n"

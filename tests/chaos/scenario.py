@@ -32,6 +32,9 @@ SETTINGS: Final = MappingProxyType(
 )
 """As in production: what was acknowledged is on the disk."""
 
+LONGEST: Final = 10
+"""How many of the longest waits are kept."""
+
 Tell = Callable[[str], None]
 
 
@@ -58,6 +61,7 @@ class Outcome:
     attempts: int = 0
     repeated_calls: int = 0
     seconds: float = 0.0
+    longest_waits: list[verdict.Wait] = field(default_factory=list)
     steps_by_second: Counter[int] = field(default_factory=Counter)
     """Recorded ends of activities, by the second in which their turn began."""
 
@@ -146,9 +150,11 @@ async def _judge(world: World, load: Load, attempts: verdict.Attempts, outcome: 
             history = await client.handle(handle.id, run_id=handle.run_id).history()
             outcome.complaints += verdict.check_history(handle.run_id, history, attempts)
             outcome.complaints += verdict.check_silences(handle.run_id, history, silences)
+            outcome.longest_waits.append(verdict.longest_wait(handle.run_id, history))
             verdict.measure_recovery(history, affecting.get(handle.run_id, ()))
             outcome.events += len(history)
             outcome.steps_by_second.update(
                 int(event.time.timestamp()) for event in history if event.type == "ActivityCompleted"
             )
+    outcome.longest_waits = sorted(outcome.longest_waits, reverse=True)[:LONGEST]
     verdict.mark_company(outcome.faults)

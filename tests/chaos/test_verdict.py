@@ -27,6 +27,7 @@ from tests.chaos.verdict import (
     check_history,
     check_leftovers,
     check_silences,
+    longest_wait,
     mark_company,
     measure_recovery,
     quantile,
@@ -180,3 +181,10 @@ def test_what_is_left_over_is_complained_of(database: str, statement: str, compl
         assert check_leftovers(database) == []
         connection.execute(statement.encode())
     assert any(found.startswith(complaint) for found in check_leftovers(database))
+
+
+def test_the_longest_wait_is_one_in_which_there_was_something_to_do() -> None:
+    events = history((CALL, RETRY, DONE, END))
+    events[3] = msgspec.structs.replace(events[3], time=datetime.fromtimestamp(100, UTC))
+    events[2] = msgspec.structs.replace(events[2], time=datetime.fromtimestamp(15, UTC))
+    assert longest_wait(RUN, events)[:2] == (4, RUN)

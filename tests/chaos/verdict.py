@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import psycopg
 
@@ -48,6 +48,15 @@ CLOCKS: Final = 0.05
 """Seconds by which a worker's idea of the database's clock may be off: half the time that a heartbeat took."""
 
 _ENDS = (ActivityCompleted, ActivityFailed, TimerFired, TimerCancelled)
+
+
+class Wait(NamedTuple):
+    """A time in which nothing happened to a run."""
+
+    seconds: float
+    run: int
+    what: str
+    since: float
 
 
 @dataclass
@@ -138,6 +147,21 @@ def check_silences(run_id: int, history: Sequence[HistoryEvent], silences: Seque
         for silence in silences
         if worker == silence.worker and silence.after + CLOCKS < at < silence.before - CLOCKS
     ]
+
+
+def longest_wait(run_id: int, history: Sequence[HistoryEvent]) -> Wait:
+    """Return the longest time in which nothing happened to a run that had something to do, that is an open activity."""
+    longest, pending = Wait(0.0, run_id, "", 0.0), set[int]()
+    for sooner, later in pairwise(history):
+        if isinstance(sooner.event, ActivityScheduled):
+            pending.add(sooner.event.seq)
+        elif isinstance(sooner.event, _ENDS):
+            pending.discard(sooner.event.seq)
+        seconds = (later.time - sooner.time).total_seconds()
+        if pending and seconds > longest.seconds:
+            what = f"{later.type} by {later.worker} after {sooner.type} by {sooner.worker}, open: {sorted(pending)[:5]}"
+            longest = Wait(seconds, run_id, what, sooner.time.timestamp())
+    return longest
 
 
 def by_run(faults: Iterable[Fault]) -> Mapping[int, list[Fault]]:
