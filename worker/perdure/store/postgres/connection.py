@@ -160,6 +160,8 @@ class LeaseLine:
         self._statements = statements
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[Row] | None = None
+        self.unanswered = False
+        """Whether a statement since the last look may have been carried out without an answer."""
 
     def fetch(self, name: str, parameters: Parameters) -> list[Row]:
         """Run the query; on a lost connection once more on a new one, then raise `StoreUnavailableError`."""
@@ -170,6 +172,7 @@ class LeaseLine:
                 try:
                     return self._run(query, parameters)
                 except psycopg.OperationalError:
+                    self.unanswered = True
                     if not kept or (self._connection is not None and not self._connection.closed):
                         raise
                     return self._run(query, parameters)

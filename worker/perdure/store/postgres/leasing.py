@@ -51,7 +51,9 @@ def renew(line: LeaseLine, lease: Lease) -> Renewal:
     if not rows:
         raise lost(lease)
     now, reaped = rows[0]
-    return Renewal(now, reaped)
+    # A try that was not answered may have removed them.
+    unanswered, line.unanswered = line.unanswered, False
+    return Renewal(now, reaped or unanswered)
 
 
 async def resign(lane: Lane, lease: Lease) -> Hint:
