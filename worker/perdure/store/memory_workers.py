@@ -50,13 +50,12 @@ class MemoryWorkers(MemoryReads):
             me = self._fence(lease)
             now = self.clock()
             me.expires_at = now + round(me.info.lease * 1_000_000)
-            expired = [
-                worker
+            expired = {
+                worker.id
                 for worker in self.workers_by_id.values()
                 if worker.info.namespace == lease.namespace and worker.expires_at <= now
-            ]
-            for worker in expired:
-                del self.workers_by_id[worker.id]
+            }
+            self._dismiss(expired)
             return Renewal(now, reaped=bool(expired))
 
     def _in_force(self, lease: Lease) -> bool:
@@ -71,7 +70,7 @@ class MemoryWorkers(MemoryReads):
         with self.lock:
             me = self.workers_by_id.get(lease.worker)
             if me is not None and me.epoch == lease.epoch:
-                del self.workers_by_id[lease.worker]
+                self._dismiss({lease.worker})
                 self._free_orphans(lease.namespace, {lease.worker})
 
     async def expire(self, namespace: str, worker_name: str) -> int:
@@ -82,8 +81,7 @@ class MemoryWorkers(MemoryReads):
                 for worker in self.workers_by_id.values()
                 if worker.info.namespace == namespace and worker.info.name == worker_name
             }
-            for worker_id in gone:
-                del self.workers_by_id[worker_id]
+            self._dismiss(gone)
             self._count_takeovers(namespace, gone)
             self._free_orphans(namespace, gone)
             return len(gone)
@@ -237,6 +235,14 @@ class MemoryWorkers(MemoryReads):
                 run.hold_reason, run.hold_message = POISON, POISON_MESSAGE.format(instance=run.instance)
                 run.held_builds.add(me.build)
                 self._changed(run)
+
+    def _dismiss(self, gone: set[WorkerId]) -> None:
+        """Forget workers, and what closed runs had still to tell them."""
+        for worker_id in gone:
+            del self.workers_by_id[worker_id]
+        for run in self.runs.values() if gone else ():
+            if run.state.closed:
+                run.inbox = {number: row for number, row in run.inbox.items() if row.owner not in gone}
 
     def _free_orphans(self, namespace: str, gone: set[WorkerId]) -> int:
         freed = 0

@@ -1,0 +1,303 @@
+"""Workers that live, stall, die and come back late, as Hypothesis invents them: what must hold after every step.
+
+Nothing is compared with another store here: each is held to the invariants themselves. The actors do what a worker
+does (take, listen, record, let go), and a view that goes around the store's verbs tells what is true.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+import psycopg
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from perdure.errors import LeaseLostError
+from perdure.model.events import (
+    Event,
+    SignalReceived,
+    WorkflowExecutionCancelRequested,
+)
+from perdure.model.runs import Close, Commit, Committed, Ending, Hold, NewTask, Park, Release, RunId, RunState, TaskDone
+from perdure.store.postgres import migrate
+from tests.conformance.model_invariants import INSTANCES, LEASE, Invariants
+from tests.conformance.model_view import Actor, View, in_memory, in_postgres
+from tests.support.stores import (
+    LATER,
+    NAMESPACE,
+    MemoryStage,
+    PostgresStage,
+    close,
+    completed_activity,
+    new_run,
+    raw,
+    scheduled,
+    turn,
+)
+
+T = TypeVar("T")
+
+NUMBERS = st.integers(0, 11)
+TABLES = ", ".join(
+    f"perdure.{name}" for name in ("worker", "run", "history", "payload", "inbox", "task", "status_change")
+)
+ENDINGS = ["none", "none", "park", "park", "sleep", "close", "hold", "release"]
+
+
+class Workers(Invariants):
+    """What clients do, what workers do, and what happens to workers."""
+
+    def actor(self, number: int) -> Actor:
+        return self.actors[number % len(self.actors)]
+
+    def owner(self, number: int) -> Actor | None:
+        """Return one of the actors that believe that they own something."""
+        owners = [actor for actor in self.actors if actor.runs]
+        return owners[number % len(owners)] if owners else None
+
+    # What clients do
+
+    @rule(instance=st.sampled_from(INSTANCES), number=NUMBERS, key=st.booleans())
+    def start(self, instance: str, number: int, key: bool) -> None:
+        """Start a run: for anybody, or beside a worker that takes it at once."""
+        taker = self.actor(number) if number % 2 and not key else None
+        owns = len(taker.runs) if taker is not None else 0
+        new = new_run(instance, key=f"key-{next(self.numbers)}" if key else None)
+        before = self.view()
+        started = self.runner.run(self.stage.store.start(new, taker))
+        assert started.created == all(row.instance != instance or row.state.closed for row in before.runs.values())
+        assert started.taken == (started.created and taker is not None and before.in_force(taker.lease))
+        assert (len(taker.runs) if taker is not None else 0) == owns + started.taken
+
+    @rule(instance=st.sampled_from(INSTANCES), name=st.sampled_from(["left", "right"]))
+    def signal(self, instance: str, name: str) -> None:
+        message = f"{name}-{next(self.numbers)}"
+        event = SignalReceived(name, raw("null"), id=message)
+        run_id = self.runner.run(self.stage.store.deliver(NAMESPACE, instance, event))
+        assert (run_id is None) == all(
+            row.instance != instance or row.state.closed for row in self.view().runs.values()
+        ), "a message arrives whenever an instance is open"
+        if run_id is not None:
+            self.told[run_id].append(message)
+
+    @rule(number=NUMBERS)
+    def signal_while_it_falls_asleep(self, number: int) -> None:
+        """Both at once: whichever comes first, the message is read."""
+        actor = self.owner(number)
+        if actor is None:
+            return
+        message = f"left-{next(self.numbers)}"
+        run_id, held = sorted(actor.runs.items())[number % len(actor.runs)]
+        row = self.view().runs[run_id]
+        commit = Commit(run_id=run_id, ending=Park(mail=held.seen - len(held.waiting), wake_at=None))
+        event = SignalReceived("left", raw("null"), id=message)
+
+        async def flush() -> Committed | None:
+            try:
+                return (await self.stage.store.flush(actor.lease, [commit]))[0]
+            except LeaseLostError:
+                return None
+
+        async def both() -> tuple[Committed | None, RunId | None]:
+            other = await self.stage.another()
+            return await asyncio.gather(flush(), other.deliver(NAMESPACE, row.instance, event))
+
+        answer, told = self.runner.run(both())
+        if told is not None:
+            self.told[told].append(message)
+        if answer is None:
+            actor.runs.clear()
+        elif not answer.recorded or answer.ended:
+            del actor.runs[run_id]
+
+    @rule(instance=st.sampled_from(INSTANCES), what=st.sampled_from(["cancel", "terminate", "resume", "resume"]))
+    def meddle(self, instance: str, what: str) -> None:
+        store = self.stage.store
+        if what == "cancel":
+            self.runner.run(store.deliver(NAMESPACE, instance, WorkflowExecutionCancelRequested("enough")))
+        elif what == "terminate":
+            self.runner.run(store.terminate(NAMESPACE, instance, "enough"))
+        else:
+            self.runner.run(store.resume(NAMESPACE, instance))
+
+    # What workers do
+
+    @precondition(lambda self: len(self.actors) < 6)
+    @rule(build=st.sampled_from(["build-1", "build-2"]))
+    def register(self, build: str) -> None:
+        self.enter(build)
+
+    @rule(number=NUMBERS, limit=st.integers(1, 3))
+    def claim(self, number: int, limit: int) -> None:
+        actor, before = self.actor(number), self.view()
+        claimed = self.do(self.stage.store.claim(actor.lease, limit))
+        assert (claimed is not None) == before.in_force(actor.lease)
+        for run in claimed or ():
+            assert before.runs[run.info.run_id].state in {RunState.READY, RunState.PARKED}
+            actor.took(run)
+
+    @rule(number=NUMBERS)
+    def listen(self, number: int) -> None:
+        actor, before = self.actor(number), self.view()
+        items = self.do(self.stage.store.inbox(actor.lease))
+        assert (items is not None) == before.in_force(actor.lease)
+        actor.told(items or ())
+
+    @rule(number=NUMBERS, data=st.data())
+    def record(self, number: int, data: st.DataObject) -> None:
+        """Record turns of up to three runs in one flush; whoever lost its lease or a run finds out, and no more."""
+        actor = self.owner(number)
+        if actor is None:
+            return
+        chosen = data.draw(st.lists(st.sampled_from(sorted(actor.runs)), min_size=1, max_size=3, unique=True))
+        commits = [self.commit(actor, run_id, data) for run_id in chosen]
+        before = self.view()
+        answers = self.do(self.stage.store.flush(actor.lease, commits))
+        after = self.view()
+        assert (answers is not None) == before.in_force(actor.lease)
+        if answers is None:
+            assert after.runs == before.runs, "a fenced flush writes nothing"
+            actor.runs.clear()
+            return
+        for commit, answer in zip(commits, answers, strict=True):
+            was, is_now = before.runs[commit.run_id], after.runs[commit.run_id]
+            assert answer.recorded == (was.owner == actor.lease.worker)
+            refused = isinstance(commit.ending, Park) and commit.ending.mail != was.mail
+            if not answer.recorded:
+                assert is_now == was, "nobody writes into a run of somebody else"
+            else:
+                assert answer.ended == (commit.ending is not None and not refused)
+            self.answered(actor, commit, answer)
+
+    def commit(self, actor: Actor, run_id: RunId, data: st.DataObject) -> Commit:
+        held = actor.runs[run_id]
+        events: list[Event] = list(held.waiting)
+        tasks: tuple[NewTask, ...] = ()
+        if data.draw(st.booleans()):
+            task = NewTask(seq=held.turns, queue="default", name="render", input=b"[]", options=b"{}")
+            events, tasks = [*events, scheduled(held.turns)], (task,)
+        endings: dict[str, Ending | None] = {
+            "none": None,
+            "park": Park(mail=held.seen, wake_at=None),
+            "sleep": Park(mail=held.seen, wake_at=data.draw(st.sampled_from([1, LATER]))),
+            "close": close(),
+            "hold": Hold(reason="Broken", message="it differs"),
+            "release": Release(),
+        }
+        ending = endings[data.draw(st.sampled_from(ENDINGS))]
+        if isinstance(ending, Close):
+            events = [*events, ending.outcome]
+        return Commit(
+            run_id=run_id,
+            turn=turn(held.turns, *events) if events else None,
+            consumed=held.seen if held.waiting else None,
+            tasks=tasks,
+            ending=ending,
+        )
+
+    def answered(self, actor: Actor, commit: Commit, answer: Committed) -> None:
+        held = actor.runs[commit.run_id]
+        if not answer.recorded or answer.ended:
+            del actor.runs[commit.run_id]
+        elif commit.turn is not None:
+            held.turns += 1
+            held.waiting.clear()
+
+    @rule(number=NUMBERS, limit=st.integers(1, 2))
+    def claim_tasks(self, number: int, limit: int) -> None:
+        actor, before = self.actor(number), self.view()
+        tasks = self.do(self.stage.store.claim_tasks(actor.lease, limit))
+        assert (tasks is not None) == before.in_force(actor.lease)
+        actor.tasks |= {(task.run_id, task.seq) for task in tasks or ()}
+
+    @rule(number=NUMBERS)
+    def finish_task(self, number: int) -> None:
+        working = [actor for actor in self.actors if actor.tasks]
+        if not working:
+            return
+        actor, before = working[number % len(working)], self.view()
+        run_id, seq = actor.tasks.pop()
+        done = TaskDone(run_id=run_id, seq=seq, event=completed_activity(seq))
+
+        async def finish() -> bool:
+            await self.stage.store.finish_tasks(actor.lease, [done])
+            return True
+
+        landed = self.do(finish())
+        assert (landed is not None) == before.in_force(actor.lease)
+        if landed is None or seq not in before.runs[run_id].tasks:
+            assert self.view().runs == before.runs
+
+    # What happens to workers
+
+    @rule(number=NUMBERS)
+    def heartbeat(self, number: int) -> None:
+        actor, before = self.actor(number), self.view()
+
+        async def renew() -> object:
+            return await asyncio.to_thread(self.stage.store.renew, actor.lease)
+
+        assert (self.do(renew()) is not None) == before.in_force(actor.lease)
+
+    @rule(number=NUMBERS)
+    def help_others(self, number: int) -> None:
+        self.do(self.stage.store.recover(self.actor(number).lease))
+        self.do(self.stage.store.hold_unknown(self.actor(number).lease))
+
+    @rule(seconds=st.sampled_from([1.0, LEASE / 2, LEASE + 1]))
+    def time_passes(self, seconds: float) -> None:
+        self.runner.run(self.stage.pass_time(seconds))
+
+    @precondition(lambda self: len(self.actors) > 3)
+    @rule(number=NUMBERS)
+    def crash(self, number: int) -> None:
+        """Vanish without a word; what was known is forgotten, what is stored stays."""
+        self.actors.remove(self.actor(number))
+
+    @rule(number=NUMBERS, by_name=st.booleans())
+    def lose_lease(self, number: int, by_name: bool) -> None:
+        """Resign, or be thrown out; the actor stays, and may still try to write what it has in hand."""
+        actor = self.actor(number)
+        if by_name:
+            self.runner.run(self.stage.store.expire(NAMESPACE, actor.name))
+        else:
+            self.runner.run(self.stage.store.resign(actor.lease))
+
+
+SOME = settings(max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def test_the_invariants_hold_in_memory() -> None:
+    class InMemory(Workers):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stage: MemoryStage = MemoryStage()
+
+        def view(self) -> View:
+            return in_memory(self.stage)
+
+    run_state_machine_as_test(InMemory, settings=SOME)
+
+
+def test_the_invariants_hold_on_postgresql(database: str) -> None:
+    migrate(database)
+    with psycopg.connect(database, autocommit=True) as connection:
+
+        class OnPostgres(Workers):
+            def __init__(self) -> None:
+                super().__init__()
+                self.stage: PostgresStage = PostgresStage(database)
+
+            def empty(self) -> None:
+                connection.execute(f"TRUNCATE {TABLES} RESTART IDENTITY".encode())
+
+            def view(self) -> View:
+                return in_postgres(connection)
+
+        run_state_machine_as_test(OnPostgres, settings=settings(SOME, max_examples=40))
