@@ -38,7 +38,7 @@ def chains(count: int, workflows: int) -> dict[str, int]:
 def sequential(scale: Scale) -> Scenario:
     """Workflows of five activities, some at a time."""
     steps: list[Step] = []
-    for count, fast, slow in ((1, 150, 15), (10, 1_000, 60), (50, 2_000, 100), (500, 3_000, 500)):
+    for count, fast, slow in ((1, 60, 15), (10, 500, 60), (50, 2_000, 100), (500, 2_000, 500)):
         setting = f"{count} in flight"
         ours, theirs = chains(count, fast * scale.factor), chains(count, slow)
         quick = chains(count, max(100, 4 * count))
