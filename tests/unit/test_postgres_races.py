@@ -229,7 +229,8 @@ async def test_a_delivery_that_waited_for_the_end_of_the_run_is_told_so(stage: G
     lease = await stage.worker()
     run_id = await stage.owned(lease)
     async with stage.aside() as beside:
-        await beside.execute("UPDATE perdure.run SET state = 10, closed_at = now(), owner = NULL WHERE id = %s", [run_id])
+        ending = "UPDATE perdure.run SET state = 10, closed_at = now(), owner = NULL WHERE id = %s"
+        await beside.execute(ending, [run_id])
         delivery = asyncio.create_task(stage.store.deliver(NAMESPACE, "order-1", signal("a")))
         await stage.stopped()
         await beside.commit()

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from perdure.model.events import Failure
+from perdure.model.events import Failure, SignalReceived
 from perdure.model.runs import Lease, NewTask, Park, RunId, TaskDone, TaskRetry
 from perdure.store.base import CommitRefusedError
 from perdure.store.postgres import migrate
@@ -190,3 +190,20 @@ async def test_an_ordinary_turn_changes_no_row_of_its_run(stage: PostgresStage) 
     before = await stage.execute(version, run_id)
     await stage.flush(lease, run_id, turn(1))
     assert await stage.execute(version, run_id) == before
+
+
+@behaviour
+async def test_messages_that_come_together_are_one_statement(stage: PostgresStage) -> None:
+    for number in range(3):
+        await stage.start(f"order-{number}")
+    targets = [f"order-{number % 4}" for number in range(40)]  # order-3 does not exist
+    bill = Bill(stage)
+    sent = (stage.store.deliver(NAMESPACE, target, signal(f"s{n}")) for n, target in enumerate(targets))
+    answers = await asyncio.gather(*sent)
+    assert bill == {"deliver": 1}
+    assert [answer is None for answer in answers] == [target == "order-3" for target in targets]
+    claimed = await stage.store.claim(await stage.worker(), 10)
+    for run in claimed:
+        names = [item.event.name for item in run.inbox if isinstance(item.event, SignalReceived)]
+        assert names == [f"s{n}" for n, target in enumerate(targets) if target == run.info.id]
+        assert [item.number for item in run.inbox] == list(range(1, 11))

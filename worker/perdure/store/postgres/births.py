@@ -1,13 +1,11 @@
-"""Starting runs: everything that is asked for while one write is in flight goes out with the next.
+"""Starting runs, many at a time.
 
-What lives here: the queue of starts and the loop that writes it. What must not: leases and turns. `store` owns one.
-Like the flush of turns it has no timer: a start that is alone goes out at once.
+What lives here: the packing of starts and their answers. What must not: leases and turns. `store` owns one.
 """
 
 import asyncio
 import secrets
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -19,13 +17,11 @@ from perdure.model import codec
 from perdure.model.events import WorkflowExecutionStarted
 from perdure.model.runs import Hint, Lease, NewRun, RunId, Started
 from perdure.store import records
-from perdure.store.base import Beginning, Taker
+from perdure.store.base import MOST_OF_A_TURN, Beginning, Taker
 from perdure.store.postgres.arrays import byteas, int4s, int8, int8s, texts
 from perdure.store.postgres.connection import Lane, Parameters, Row
+from perdure.store.postgres.gathering import Gathering
 from perdure.store.postgres.leasing import NOBODY, fence
-
-BATCH = 500
-BATCH_BYTES = 1_000_000
 
 _encoder = msgspec.json.Encoder()
 
@@ -47,6 +43,14 @@ class _Birth:
     def size(self) -> int:
         return len(self.event or b"") + len(self.turn or b"") + sum(map(len, self.outside))
 
+    @property
+    def names(self) -> frozenset[Hashable]:
+        return frozenset({(self.new.namespace, self.new.id), self.new.key} - {None})
+
+    @property
+    def settled(self) -> bool:
+        return self.answer.done() and self.beginning is None
+
     def settle(self, row: Row, *, first: bool) -> None:
         """Answer with what the statement says of this start; ``first``: of several for one id, it is the one."""
         _, run_id, created, workflow, taken, created_at = row
@@ -59,11 +63,15 @@ class _Birth:
         if not self.answer.done():
             self.answer.set_result(Started(RunId(run_id), created and first, workflow, taken))
 
-    def fail(self, error: BaseException | None) -> None:
-        """Answer with an error; with None the store is closing."""
+    def fail_beginning(self) -> None:
+        """Let nobody have the run from its start."""
         if self.beginning is not None:
             self.beginning.dropped()
-            self.beginning = None
+        self.beginning = self.lease = None
+
+    def fail(self, error: Exception | None) -> None:
+        """Answer with an error; with None the store is closing."""
+        self.fail_beginning()
         if error is None:
             self.answer.cancel()
         elif not self.answer.done():
@@ -75,8 +83,8 @@ class Births:
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
-        self._waiting: deque[_Birth] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._gathering: Gathering[_Birth] = Gathering("perdure-start", self._write)
+        self.close = self._gathering.close
 
     async def start(self, new: NewRun, taker: Taker | None) -> tuple[Started, Hint]:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
@@ -86,56 +94,19 @@ class Births:
             birth.lease, birth.beginning = taker.lease, taker.begin(new, birth.started)
         turn = birth.beginning.turn if birth.beginning is not None else None
         events, birth.outside = codec.split_payloads((birth.started,) if turn is None else turn.events, records.LARGE)
+        if turn is not None and sum(map(len, birth.outside)) > MOST_OF_A_TURN:
+            # The turn is taken again after the start, and holds the run when it is recorded.
+            birth.fail_beginning()
+            turn = None
+            events, birth.outside = codec.split_payloads((birth.started,), records.LARGE)
         if turn is None:
             birth.event = _encoder.encode(events[0])
         else:
             birth.turn = codec.encode_turn(turn.header, events)
-        self._waiting.append(birth)
-        if self._task is None:
-            # A task begins with the next round of the event loop: whoever asks in this one comes along.
-            self._task = asyncio.create_task(self._write_all(), name="perdure-start")
+        self._gathering.add(birth)
         started = await birth.answer
         nobody_has_it = started.created and not started.taken
         return started, Hint(queues=frozenset({new.queue})) if nobody_has_it else Hint()
-
-    async def close(self) -> None:
-        """Let go of what is in flight."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _write_all(self) -> None:
-        try:
-            while self._waiting:
-                batch = self._next()
-                error: Exception | None = None
-                try:
-                    await self._write(batch)
-                except Exception as raised:  # noqa: BLE001  # it belongs to those who asked
-                    error = raised
-                finally:
-                    for birth in batch:
-                        if not birth.answer.done() or birth.beginning is not None:
-                            birth.fail(error)
-        finally:
-            self._task = None
-            while self._waiting:
-                self._waiting.popleft().fail(None)
-
-    def _next(self) -> list[_Birth]:
-        """Take what one statement can carry: it can make one run of an id or a key only."""
-        batch: list[_Birth] = []
-        size = 0
-        names: set[object] = set()
-        while self._waiting and len(batch) < BATCH:
-            birth = self._waiting[0]
-            own = {(birth.new.namespace, birth.new.id), birth.new.key} - {None}
-            if batch and (size + birth.size > BATCH_BYTES or own & names):
-                break
-            batch.append(self._waiting.popleft())
-            size += birth.size
-            names |= own
-        return batch
 
     async def _write(self, batch: Sequence[_Birth]) -> None:
         """Write a batch. When another process starts one of its ids at the same moment, the next try finds that run."""

@@ -16,7 +16,7 @@ from perdure.errors import PayloadError
 from perdure.model import codec
 from perdure.model.runs import Close, Commit, Committed, Ending, Hint, Hold, Lease, Park, RunState
 from perdure.store import records
-from perdure.store.base import CommitRefusedError
+from perdure.store.base import MOST_OF_A_TURN, CommitRefusedError, turn_too_large
 from perdure.store.postgres.arrays import byteas, int4s, int8s, texts
 from perdure.store.postgres.connection import Lane
 from perdure.store.postgres.leasing import fence, lost
@@ -104,7 +104,10 @@ async def flush(lane: Lane, lease: Lease, commits: Sequence[Commit]) -> Flush:
     flushed = Flush(lane, lease, [None] * len(commits))
     items = [_item(place, commit) for place, commit in enumerate(commits)]
     items.sort(key=lambda item: item.commit.run_id)  # everybody locks runs in this order
-    for batch in _batches(items):
+    for item in items:
+        if item.size > MOST_OF_A_TURN:
+            flushed.refused[item.place] = turn_too_large(item.commit.run_id, item.size)
+    for batch in _batches([item for item in items if item.place not in flushed.refused]):
         await flushed.write(batch)
     return flushed
 

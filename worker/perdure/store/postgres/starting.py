@@ -1,4 +1,4 @@
-"""What clients do to runs: deliver, terminate, resume. One statement each, no lease; `births` starts them.
+"""What clients do to runs: terminate, resume. One statement each, no lease; see `births` and `deliveries` for the rest.
 
 What lives here: free functions of a lane; each returns its answer and the hint that follows from it. `store` puts
 them together.
@@ -7,11 +7,10 @@ them together.
 import msgspec
 from psycopg import errors
 
-from perdure.model import codec
-from perdure.model.events import Incoming, WorkflowExecutionCancelRequested, WorkflowExecutionTerminated
-from perdure.model.runs import Hint, RunId, RunState, WorkerId
+from perdure.model.events import WorkflowExecutionTerminated
+from perdure.model.runs import Hint, RunId, WorkerId
 from perdure.store import records
-from perdure.store.postgres.arrays import Bytea, boolean, text
+from perdure.store.postgres.arrays import Bytea, text
 from perdure.store.postgres.connection import Lane, Parameters, Row
 
 NOTHING = Hint()
@@ -30,30 +29,6 @@ class Repeated:
         """Take note, and return the parameters."""
         self.happened = True
         return self._parameters
-
-
-async def deliver(lane: Lane, namespace: str, instance: str, event: Incoming) -> tuple[RunId | None, Hint]:
-    """Number the message and put it into the inbox of the open run."""
-    rows = await lane.fetch(
-        "deliver",
-        {
-            "namespace": text(namespace),
-            "instance": text(instance),
-            "cancel": boolean(isinstance(event, WorkflowExecutionCancelRequested)),
-            "body": Bytea(codec.encode_message(event)),
-        },
-    )
-    if not rows:
-        return None, NOTHING
-    run_id, owner, queue, state = rows[0]
-    return RunId(run_id), mail_hint(owner, queue, state)
-
-
-def mail_hint(owner: int | None, queue: str, state: int) -> Hint:
-    """Return whom to tell of new mail: the owner, or who might become it."""
-    if owner is not None:
-        return Hint(workers=frozenset({WorkerId(owner)}))
-    return Hint(queues=frozenset({queue})) if state == RunState.READY else NOTHING
 
 
 async def terminate(lane: Lane, namespace: str, instance: str, reason: str) -> tuple[RunId | None, Hint]:

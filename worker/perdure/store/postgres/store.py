@@ -3,8 +3,8 @@
 What lives here: `PostgresStore`, which owns the connections and sends the hints that follow from each verb. What must
 not: SQL, nor the packing of its parameters; each concern has a module beside this one.
 
-Four lanes, so that none waits for another: for turns, for starts, for readers, and for the rest. The lease has a
-connection of its own, in its own thread, and so has LISTEN.
+Four lanes, so that none waits for another: for turns, for starts and messages, for readers, and for the rest. The lease
+has a connection of its own, in its own thread, and so has LISTEN.
 """
 
 from collections import Counter
@@ -33,6 +33,7 @@ from perdure.store.postgres import flushing, leasing, owning, starting, tasking
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.births import Births
 from perdure.store.postgres.connection import Lane, LeaseLine, Pooler
+from perdure.store.postgres.deliveries import Deliveries
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.migrate import check_version
 from perdure.store.postgres.reads import PostgresReads
@@ -53,6 +54,7 @@ class PostgresStore(PostgresReads):
         self._misc = Lane(address, pooler, self.statements, hot=True)
         self._starts = Lane(address, pooler, self.statements, hot=True)
         self._births = Births(self._starts)
+        self._deliveries = Deliveries(self._starts)
         self._line = LeaseLine(address, pooler, self.statements)
         self._hints = Hints(address, pooler, self._misc)
         self._runs = owning.Claims(self._misc, "claim")
@@ -79,6 +81,7 @@ class PostgresStore(PostgresReads):
         """Close every connection."""
         await self._hints.close()
         await self._births.close()
+        await self._deliveries.close()
         for lane in (self._turns, self._starts, self._misc, self._reads):
             await lane.close()
         self._line.close()
@@ -93,7 +96,7 @@ class PostgresStore(PostgresReads):
 
     async def deliver(self, namespace: str, instance: str, event: Incoming) -> RunId | None:
         """Number the message and put it into the inbox of the open run; a parked run is ready then."""
-        run_id, hint = await starting.deliver(self._misc, namespace, instance, event)
+        run_id, hint = await self._deliveries.deliver(namespace, instance, event)
         self.hint(hint)
         return run_id
 

@@ -74,19 +74,35 @@ JOIN perdure.history h ON h.run_id = r.id AND h.seq = 0
 WHERE h.events = a.turn OR position(a.event IN h.events) > 0;
 
 -- name: deliver
-WITH told AS (
-    UPDATE perdure.run
-    SET mail = mail + 1,
-        state = CASE WHEN state = 2 THEN 0 ELSE state END,
+-- Messages for open runs, numbered by them, those for one run in the order given. Several runs are locked in the order
+-- in which everybody locks runs; one alone needs no lock before its change.
+WITH asked AS MATERIALIZED (
+    SELECT namespace, instance, bool_or(cancel = 1) AS cancel, array_agg(body ORDER BY place) AS bodies
+    FROM unnest(:namespaces::text[], :instances::text[], :cancels::integer[], :bodies::bytea[])
+        WITH ORDINALITY AS a (namespace, instance, cancel, body, place)
+    GROUP BY namespace, instance
+), locked AS MATERIALIZED (
+    SELECT r.id FROM asked a
+    JOIN perdure.run r ON r.namespace = a.namespace AND r.instance = a.instance AND r.closed_at IS NULL
+    WHERE :several::boolean
+    ORDER BY r.id
+    FOR NO KEY UPDATE OF r
+), told AS (
+    UPDATE perdure.run r
+    SET mail = r.mail + cardinality(a.bodies),
+        state = CASE WHEN r.state = 2 THEN 0 ELSE r.state END,
         wake_at = NULL,
-        cancel_requested = cancel_requested OR :cancel::boolean
-    WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL
-    RETURNING id, mail, owner, queue, state
+        cancel_requested = r.cancel_requested OR a.cancel
+    FROM asked a
+    WHERE r.namespace = a.namespace AND r.instance = a.instance AND r.closed_at IS NULL
+      AND (NOT :several::boolean OR r.id IN (SELECT id FROM locked))
+    RETURNING r.namespace, r.instance, r.id, r.owner, r.queue, r.state, r.mail - cardinality(a.bodies) AS before, a.bodies
 ), noted AS (
     INSERT INTO perdure.inbox (run_id, number, owner, body)
-    SELECT id, mail, owner, :body::bytea FROM told
+    SELECT t.id, t.before + b.place, t.owner, b.body
+    FROM told t CROSS JOIN unnest(t.bodies) WITH ORDINALITY AS b (body, place)
 )
-SELECT id, owner, queue, state FROM told;
+SELECT namespace, instance, id, owner, queue, state FROM told;
 
 -- name: terminate
 -- Locks the row first: its owner and mail must be the ones that the lock protects. A turn that the owner flushes

@@ -1,0 +1,106 @@
+"""Messages of clients to runs, many at a time.
+
+What lives here: the packing of messages and their answers. What must not: the inbox as its owner reads it (`owning`).
+`store` owns one.
+"""
+
+import asyncio
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import psycopg
+
+from perdure.errors import PayloadError
+from perdure.model import codec
+from perdure.model.events import Incoming, WorkflowExecutionCancelRequested
+from perdure.model.runs import Hint, RunId, RunState, WorkerId
+from perdure.store import records
+from perdure.store.postgres.arrays import boolean, byteas, int4s, texts
+from perdure.store.postgres.connection import Lane
+from perdure.store.postgres.gathering import Gathering
+
+Delivered = tuple[RunId | None, Hint]
+
+NOBODY: Delivered = (None, Hint())
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A message that waits to be written, and who waits for it."""
+
+    namespace: str
+    instance: str
+    cancel: bool
+    body: bytes
+    answer: asyncio.Future[Delivered]
+
+    @property
+    def size(self) -> int:
+        return len(self.body)
+
+    @property
+    def names(self) -> frozenset[Hashable]:
+        return frozenset()
+
+    @property
+    def settled(self) -> bool:
+        return self.answer.done()
+
+    def settle(self, delivered: Delivered) -> None:
+        if not self.answer.done():
+            self.answer.set_result(delivered)
+
+    def fail(self, error: Exception | None) -> None:
+        if error is None:
+            self.answer.cancel()
+        elif not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Deliveries:
+    """Numbers messages and puts them into the inboxes of open runs, those for one run in the order given."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._gathering: Gathering[_Message] = Gathering("perdure-deliver", self._write)
+        self.close = self._gathering.close
+
+    async def deliver(self, namespace: str, instance: str, event: Incoming) -> Delivered:
+        """Put a message into the inbox of the open run; the run is None when there is no open one."""
+        records.check_texts(namespace, instance)
+        cancel = isinstance(event, WorkflowExecutionCancelRequested)
+        answer: asyncio.Future[Delivered] = asyncio.get_running_loop().create_future()
+        self._gathering.add(_Message(namespace, instance, cancel, codec.encode_message(event), answer))
+        return await answer
+
+    async def _write(self, batch: Sequence[_Message]) -> None:
+        instances = {(message.namespace, message.instance) for message in batch}
+        parameters = {
+            "namespaces": texts([message.namespace for message in batch]),
+            "instances": texts([message.instance for message in batch]),
+            "cancels": int4s([int(message.cancel) for message in batch]),
+            "bodies": byteas([message.body for message in batch]),
+            "several": boolean(len(instances) > 1),
+        }
+        try:
+            rows = await self._lane.fetch("deliver", parameters)
+        except psycopg.DataError as error:
+            if len(batch) == 1:
+                message = f"the message to {batch[0].instance} cannot be stored: {' '.join(str(error).split())}"
+                raise PayloadError(message) from error
+            for one in batch:
+                try:
+                    await self._write([one])
+                except PayloadError as refusal:
+                    one.fail(refusal)
+            return
+        found = {(row[0], row[1]): (RunId(row[2]), mail_hint(row[3], row[4], row[5])) for row in rows}
+        for one in batch:
+            one.settle(found.get((one.namespace, one.instance), NOBODY))
+
+
+def mail_hint(owner: int | None, queue: str, state: int) -> Hint:
+    """Return whom to tell of new mail: the owner, or who might become it."""
+    if owner is not None:
+        return Hint(workers=frozenset({WorkerId(owner)}))
+    return Hint(queues=frozenset({queue})) if state == RunState.READY else Hint()
