@@ -39,7 +39,7 @@ from perdure.model.events import (
     WorkflowExecutionTimedOut,
 )
 from perdure.model.failure import rebuild
-from perdure.model.payload import Reader, encode
+from perdure.model.payload import LIMIT, Reader, check_size, encode
 from perdure.model.policies import Duration, seconds
 from perdure.model.runs import Hint, HistoryEvent, NewRun, RunId, RunSummary, states_of
 from perdure.store.base import ReadStore, RunFilter, Store, Taker
@@ -107,6 +107,7 @@ class WorkflowHandle(Generic[R]):
         """Deliver a message. Raises `WorkflowNotFoundError` or `WorkflowClosedError`; nothing is lost silently."""
         name = signal if isinstance(signal, str) else signal.name
         raw = encode(payload, f"signal {name}")
+        check_size(raw, f"signal {name}", self._client.payload_limit)
         await self._client.deliver(self.id, SignalReceived(name, raw, uuid.uuid4().hex))
 
     async def cancel(self, reason: str = "") -> None:
@@ -180,31 +181,33 @@ class Hints:
 class Client:
     """A connection to the workflows of one namespace. Use it as a context manager."""
 
-    def __init__(self, source: str | FullStore, namespace: str) -> None:
+    def __init__(self, source: str | FullStore, namespace: str, payload_limit: int = LIMIT) -> None:
         self._source = source
         self.namespace = namespace
+        self.payload_limit = payload_limit
         self.store: FullStore
         self.watcher: Watcher
         self.hints: Hints
 
     @classmethod
-    def connect(cls, url: str | None = None, *, namespace: str | None = None) -> "Client":
+    def connect(cls, url: str | None = None, *, namespace: str | None = None, payload_limit: int = LIMIT) -> "Client":
         """Return a client for ``async with``.
 
         ``url`` is ``postgresql://…`` or ``memory://``, by default the
         environment variable ``PERDURE_URL``; ``namespace`` is ``PERDURE_NAMESPACE``
-        or ``default``.
+        or ``default``. An input or a signal of more than ``payload_limit`` bytes
+        of JSON (2 MiB by default) is refused.
         """
         url = url or os.environ.get("PERDURE_URL")
         if not url:
             message = "no database is named; pass a URL or set PERDURE_URL, such as postgresql://user@host/database"
             raise StoreError(message)
-        return cls(url, namespace or os.environ.get("PERDURE_NAMESPACE") or DEFAULT_NAMESPACE)
+        return cls(url, namespace or os.environ.get("PERDURE_NAMESPACE") or DEFAULT_NAMESPACE, payload_limit)
 
     @classmethod
-    def over(cls, store: FullStore, *, namespace: str = DEFAULT_NAMESPACE) -> "Client":
+    def over(cls, store: FullStore, *, namespace: str = DEFAULT_NAMESPACE, payload_limit: int = LIMIT) -> "Client":
         """Return a client on a store that is open already and stays so: one store can serve many namespaces."""
-        return cls(store, namespace)
+        return cls(store, namespace, payload_limit)
 
     async def __aenter__(self) -> Self:
         self.store = await open_store(self._source) if isinstance(self._source, str) else self._source
@@ -293,6 +296,7 @@ class Client:
     async def start_new(self, new: NewRun) -> RunId:
         """Start a run that is described already."""
         check_id(new.id)
+        check_size(new.input, f"the input of {new.workflow}", self.payload_limit)
         taker = next((taker for host in self.hosts if (taker := host(new)) is not None), None)
         started = await self.store.start(new, taker)
         if started.workflow != new.workflow:

@@ -17,6 +17,7 @@ any other floor. Everybody may import this module.
     ├── EngineFault              the run is held: nothing is lost, fixed code resumes it
     │   ├── NonDeterminismError
     │   ├── DeterminismViolation
+    │   ├── PayloadTooLargeError
     │   ├── TurnTimedOutError
     │   ├── UnreadableHistoryError
     │   └── UnknownWorkflowError
@@ -115,6 +116,10 @@ class NonDeterminismError(EngineFault):
 
 class DeterminismViolation(EngineFault):
     """Workflow code touched the outside world: a clock, a file, a socket, a thread, real randomness."""
+
+
+class PayloadTooLargeError(EngineFault):
+    """A turn asks to record a value that is over the limit."""
 
 
 class TurnTimedOutError(EngineFault):

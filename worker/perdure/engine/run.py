@@ -20,6 +20,7 @@ from perdure.errors import (
     DeterminismViolation,
     EngineFault,
     NonDeterminismError,
+    PayloadTooLargeError,
     PerdureError,
     RunEvicted,
     UnknownWorkflowError,
@@ -45,7 +46,7 @@ from perdure.model.events import (
     WorkflowExecutionTimedOut,
 )
 from perdure.model.failure import record
-from perdure.model.payload import Signature, encode
+from perdure.model.payload import LIMIT, Signature, check_size, encode, too_large
 from perdure.model.runs import UNBORN, RunInfo, Visible
 
 from . import flags as logic
@@ -91,6 +92,7 @@ class Run:
         self.message_ids: set[str] = set()
         self.streams: dict[str, random.Random] = {}
         self.visible: Visible | None = None
+        self.payload_limit = LIMIT
         self.fault: EngineFault | None = None
         self.tearing_down = False
         self.cancel_reason: str | None = None
@@ -195,7 +197,10 @@ class Run:
         error = main.exception()
         if error is None:
             try:
-                return WorkflowExecutionCompleted(encode(main.result(), f"the result of {self.definition.name}"))
+                result = encode(main.result(), f"the result of {self.definition.name}")
+                if not self.replaying:
+                    check_size(result, f"the result of {self.definition.name}", self.payload_limit)
+                return WorkflowExecutionCompleted(result)
             except PerdureError as unfit:
                 error = unfit
         return WorkflowExecutionFailed(record(error))
@@ -300,6 +305,13 @@ class Run:
         return ", ".join(parts)
 
     # --- faults -------------------------------------------------
+
+    def check_size(self, payload: msgspec.Raw, what: str) -> None:
+        """Hold the run when a turn asks to record more than the limit. What is recorded already was within it then."""
+        if len(payload) > self.payload_limit and not self.replaying:
+            message = f"{self.definition.name}: {too_large(what, len(payload), self.payload_limit)}"
+            self.fault = PayloadTooLargeError(message)
+            raise RunEvicted
 
     def violation(self, message: str) -> NoReturn:
         """Hold the run: its code touched the outside world. Raises `DeterminismViolation`."""

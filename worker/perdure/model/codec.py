@@ -159,6 +159,12 @@ def decode_message(data: bytes | memoryview) -> Incoming:
     raise unknown_codec("a message in its inbox", view)
 
 
+def payload_size(event: Event) -> int:
+    """Return the bytes of the payload of an event."""
+    field = PAYLOAD_FIELDS.get(type(event))
+    return len(getattr(event, field)) if field else 0
+
+
 def split_payloads(events: Sequence[Event], threshold: int) -> tuple[Sequence[Event], list[bytes]]:
     """Take payloads above ``threshold`` bytes out of ``events``.
 

@@ -41,6 +41,24 @@ def _decode_other(wanted: type, value: Any) -> Any:
 
 _encoder = msgspec.json.Encoder(enc_hook=_encode_other)
 
+LIMIT = 2 * 1024 * 1024
+"""The default of the most bytes that one payload may have: 2 MiB of JSON."""
+
+
+def too_large(what: str, size: int, limit: int) -> PayloadError:
+    """Return the error for a payload over the limit."""
+    return PayloadError(
+        f"{what} has {size:,} bytes, and a payload may have {limit:,}. Keep large data elsewhere, such as in an object "
+        "store, and pass a reference; or raise the limit: Client.connect(payload_limit=...) for what a client sends, "
+        "Limits(payload=...) for a worker"
+    )
+
+
+def check_size(raw: msgspec.Raw | bytes, what: str, limit: int) -> None:
+    """Raise `PayloadError` when a payload is over the limit."""
+    if len(raw) > limit:
+        raise too_large(what, len(raw), limit)
+
 
 def encode(value: Any, what: str) -> msgspec.Raw:
     """Return ``value`` as JSON; raise `PayloadError` naming ``what`` when it cannot be recorded."""

@@ -10,7 +10,7 @@ import contextvars
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -18,7 +18,7 @@ from perdure.activity import Activity, ActivityContext, ActivityInfo, context
 from perdure.errors import PayloadError
 from perdure.model.events import ActivityCompleted, ActivityFailed, Failure
 from perdure.model.failure import record
-from perdure.model.payload import encode
+from perdure.model.payload import check_size, encode
 from perdure.model.policies import ActivityOptions
 
 
@@ -173,7 +173,9 @@ class Attempt:
 
     def _report_result(self, value: Any) -> None:
         try:
-            result = encode(value, f"the result of activity {self._job.info.name}")
+            what = f"the result of activity {self._job.info.name}"
+            result = encode(value, what)
+            check_size(result, what, self._owner.payload_limit)
         except PayloadError as error:
             self._report_error(error)
         else:
@@ -217,6 +219,22 @@ class Attempt:
             self._timers.append(self._loop.call_later(left, self._watch_heartbeat, allowed))
 
 
+class Capacity(Protocol):
+    """How much a process carries out at a time, and how large results may be."""
+
+    @property
+    def activities(self) -> int:
+        """Attempts on the event loop."""
+
+    @property
+    def threads(self) -> int:
+        """Attempts in threads."""
+
+    @property
+    def payload(self) -> int:
+        """Most bytes of a result."""
+
+
 class Attempts:
     """The activities that this process knows, and the attempts that it is making.
 
@@ -225,11 +243,12 @@ class Attempts:
     returns, as threads cannot be interrupted.
     """
 
-    def __init__(self, activities: Mapping[str, Activity[..., Any]], slots: int, threads: int) -> None:
+    def __init__(self, activities: Mapping[str, Activity[..., Any]], capacity: Capacity) -> None:
         self.activities = activities
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="perdure-activity")
-        self.loop_slots = Slots(slots)
-        self.thread_slots = Slots(threads)
+        self.pool = ThreadPoolExecutor(capacity.threads, thread_name_prefix="perdure-activity")
+        self.loop_slots = Slots(capacity.activities)
+        self.thread_slots = Slots(capacity.threads)
+        self.payload_limit = capacity.payload
         self.on_free: Callable[[], None] = lambda: None
         self.may_begin: Callable[[], bool] = lambda: True
         self._attempts: dict[tuple[int, int], Attempt] = {}

@@ -29,6 +29,7 @@ class Host(Site, Protocol):
 
     name: str
     build: str
+    payload_limit: int
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -67,6 +68,7 @@ class Beginning:
 def _begin(host: Host, definition: Definition, new: NewRun, started: WorkflowExecutionStarted) -> Begun | None:
     info = RunInfo(id=new.id, run_id=UNBORN, namespace=new.namespace, workflow=new.workflow, queue=new.queue)
     run = Run(definition, info)
+    run.payload_limit = host.payload_limit
     try:
         decision = run.turn(header(host.name, host.build, host.clock.now()), (started,))
     except EngineFault:

@@ -21,6 +21,7 @@ from perdure.engine.primitives.activity import PendingActivity
 from perdure.engine.replay import replay
 from perdure.engine.run import Decision, Definition, Run
 from perdure.errors import EngineFault, PayloadError
+from perdure.model.codec import payload_size
 from perdure.model.events import (
     ActivityAttemptFailed,
     ActivityCancelRequested,
@@ -50,6 +51,9 @@ logger = logging.getLogger("perdure.worker")
 
 LINGER = 1.0
 """Seconds that a run without anything to do stays in memory before it is parked."""
+FEW = 8
+MOST_INCOMING = 16 * 1024 * 1024
+"""Bytes of payloads after which a turn takes no more of what came, looked at only when more than a few things came."""
 DEADLINE = 0
 """The agenda's number for the run's own timeout; commands count from 1."""
 
@@ -65,6 +69,7 @@ class Home(Protocol):
 
     name: str
     build: str
+    payload_limit: int
     queues: tuple[str, ...]
     clock: StoreClock
     turns: TurnQueue
@@ -162,6 +167,7 @@ class Execution:
         try:
             if self._run is None:
                 self._run = replay(self._definition, self.info, self._history)
+                self._run.payload_limit = self.home.payload_limit
                 self._history = ()
                 for handle in self._run.timers.values():
                     heapq.heappush(self._agenda, (handle.fire_at, handle.seq))
@@ -172,8 +178,7 @@ class Execution:
                     self._time_out(self._run, now)
                     return
                 self._incoming.extend(TimerFired(seq) for _, seq in due)
-            incoming = tuple(self._incoming)
-            self._incoming.clear()
+            incoming = self._take_incoming()
             decision = self._run.turn(header(self.home.name, self.home.build, now), incoming)
         except EngineFault as fault:
             self._hold(type(fault).__name__.removesuffix("Error"), str(fault))
@@ -183,6 +188,19 @@ class Execution:
             self._hold("EngineFault", f"{failure.type}: {failure.message}\n{failure.traceback}")
         else:
             self._commit(self._run, decision, everything=everything)
+
+    def _take_incoming(self) -> Sequence[Incoming]:
+        """Take what came, or as much of it as one turn may record."""
+        if len(self._incoming) <= FEW:
+            incoming = tuple(self._incoming)
+            self._incoming.clear()
+            return incoming
+        taken: list[Incoming] = []
+        size = 0
+        while self._incoming and size < MOST_INCOMING:
+            taken.append(self._incoming.popleft())
+            size += payload_size(taken[-1])
+        return taken
 
     def _take_due(self, run: Run, now: int) -> list[tuple[int, int]]:
         """Return the timers that are due, and start the attempts that are; the deadline alone as ``(0, DEADLINE)``."""
@@ -198,7 +216,8 @@ class Execution:
         return timers
 
     def _commit(self, run: Run, decision: Decision, *, everything: bool) -> None:
-        consumed = self._seen if self._seen != self._consumed else None
+        # What was left for the next turn is not consumed; what this one took and is offered again is not wanted then.
+        consumed = self._seen if self._seen != self._consumed and not self._incoming else None
         ending: Ending | None = None
         placed = Placed()
         if decision.closing is not None:
@@ -366,6 +385,7 @@ class Execution:
         self._submit(commit, lambda answer: self._recorded(run, answer, commit, ()))
 
     def _hold(self, reason: str, message: str) -> None:
+        message = message.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()  # the store takes text only
         logger.error("%s is held: %s", self.info.id, message)
         self._cancel_wake()
         hold = Hold(reason=reason, message=message)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from perdure.engine.run import Definition
 from perdure.errors import LeaseLostError, StoreUnavailableError
 from perdure.model.events import ClosedFromOutside, Closing, WorkflowExecutionStarted
+from perdure.model.payload import LIMIT
 from perdure.model.policies import MICROSECONDS
 from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hint, Lease, NewRun, Park, Release, RunId, WorkerInfo
 from perdure.store.base import Store
@@ -63,7 +64,8 @@ class Limits:
     ``runs`` are in memory at a time, ``activities`` on the event loop,
     ``threads`` in the thread pool. A worker that is silent for ``lease`` loses
     its runs to others. ``drain`` is how long attempts may go on after a stop. A
-    turn that computes for ``turn`` is interrupted and its run is held.
+    turn that computes for ``turn`` is interrupted and its run is held. A result,
+    an activity's input or a side effect may have ``payload`` bytes of JSON.
     """
 
     runs: int = 1_000
@@ -72,6 +74,7 @@ class Limits:
     lease: float = 10.0
     drain: float = 20.0
     turn: float = 2.0
+    payload: int = LIMIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +98,8 @@ class Tenure:
         self.build = charge.info.build
         self.queues = charge.info.queues
         self.clock = StoreClock()
-        self.attempts = Attempts(charge.activities, charge.limits.activities, charge.limits.threads)
+        self.payload_limit = charge.limits.payload
+        self.attempts = Attempts(charge.activities, charge.limits)
         self.draining = False
         self.polling = False
         self.lost = asyncio.Event()

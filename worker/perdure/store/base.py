@@ -52,6 +52,9 @@ SUSPECT = 2
 POISONOUS = 5
 """How many owners in a row have to vanish before a run is claimed alone, and before it is held."""
 
+MOST_OF_A_TURN = 64 * 1024 * 1024
+"""Most bytes that one turn may record."""
+
 POISON = "PoisonRun"
 """The reason of runs that are held because their owners vanished one after the other."""
 
@@ -75,6 +78,14 @@ class CommitRefusedError(PayloadError):
         super().__init__(str(next(iter(refused.values()))))
         self.refused = refused
         self.answers = list(answers)
+
+
+def turn_too_large(run_id: RunId, size: int) -> PayloadError:
+    """Return the error for a turn of more than `MOST_OF_A_TURN`."""
+    return PayloadError(
+        f"a turn of run {run_id} records {size:,} bytes, and one turn may record {MOST_OF_A_TURN:,}: start fewer "
+        "activities at a time, or pass references instead of large values"
+    )
 
 
 class Beginning(Protocol):

@@ -35,7 +35,7 @@ from perdure.model.runs import (
     move,
 )
 from perdure.store import records
-from perdure.store.base import POISONOUS, SUSPECT, UNREADABLE, CommitRefusedError, Taker
+from perdure.store.base import MOST_OF_A_TURN, POISONOUS, SUSPECT, UNREADABLE, CommitRefusedError, Taker, turn_too_large
 from perdure.store.memory_rows import InboxRow, RunRow, TaskRow
 from perdure.store.memory_workers import MemoryWorkers
 
@@ -73,6 +73,9 @@ class MemoryStore(MemoryWorkers):
             )
             beginning = taker.begin(new, event) if taker is not None else None
             turn = beginning.turn if beginning is not None else None
+            if beginning is not None and turn is not None and records.turn_size(turn) > MOST_OF_A_TURN:
+                beginning.dropped()
+                beginning = turn = None
             written = turn or Turn(0, TurnHeader(time=now), (event,))
             run.history[0] = codec.encode_turn(written.header, written.events)
             self.runs[run.id] = run
@@ -188,6 +191,8 @@ class MemoryStore(MemoryWorkers):
             for place, commit in enumerate(commits):
                 try:
                     records.check_texts(*records.texts(commit))
+                    if commit.turn is not None and records.turn_size(commit.turn) > MOST_OF_A_TURN:
+                        raise turn_too_large(commit.run_id, records.turn_size(commit.turn))
                 except PayloadError as error:
                     refused[place] = error
                     answers.append(None)

@@ -129,6 +129,11 @@ def readable(rows: Iterable[tuple[int, bytes, Sequence[bytes] | None]]) -> list[
     return events
 
 
+def turn_size(turn: Turn) -> int:
+    """Return the bytes of the payloads of a turn."""
+    return sum(map(codec.payload_size, turn.events))
+
+
 def check_texts(*values: str) -> None:
     """Raise `PayloadError` when a value cannot be stored as text."""
     for value in values:

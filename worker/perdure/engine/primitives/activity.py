@@ -71,6 +71,8 @@ def schedule(
     """Emit the command and return the future of its result."""
     seq = run.next_seq()
     queue = options.queue if options.queue != run.info.queue else None
+    if len(payload) > run.payload_limit:
+        run.check_size(payload, f"the input of activity {name}")
     run.emit(ActivityScheduled(seq, name, payload, queue))
     future = ActivityFuture(run, seq, result)
     run.activities[seq] = PendingActivity(seq, name, payload, options, future)

@@ -25,6 +25,7 @@ def side_effect(run: "Run", function: Callable[[], Any], result: Reader) -> Any:
             value = encode(function(), "the value of a side effect")
         finally:
             run.loop.guarded = True
+        run.check_size(value, "the value of a side effect")
     recorded = run.emit(SideEffectRecorded(seq, value))
     assert isinstance(recorded, SideEffectRecorded)
     return result.read(recorded.value, "the recorded side effect")
