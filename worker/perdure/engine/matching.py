@@ -4,7 +4,10 @@ What lives here: the comparison (kind, name, target) and the words of the error.
 What must not: state. `run.Run` asks for every command of a replayed turn.
 """
 
-from typing import assert_never
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, assert_never
 
 from perdure.errors import NonDeterminismError
 from perdure.model.events import (
@@ -62,3 +65,14 @@ def mismatch(where: str, recorded: object, command: object, at: str) -> NonDeter
         lines.append(f"  at            {at}")
     lines.append("The run is held and nothing is lost. Deploy code that does the same again, and the run goes on.")
     return NonDeterminismError("\n".join(lines))
+
+
+def code_position(function: Callable[..., Any]) -> str:
+    """Return ``file:line`` of the innermost frame on the stack that is in the file of the author's function."""
+    author = function.__code__.co_filename
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # the stack is what we are asked for
+    while frame is not None:
+        if frame.f_code.co_filename == author:
+            return f"{author}:{frame.f_lineno} in {frame.f_code.co_name}"
+        frame = frame.f_back
+    return ""

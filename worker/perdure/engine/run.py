@@ -9,9 +9,7 @@ runtime call it; workflow code reaches it through `current`.
 import asyncio
 import contextvars
 import random
-import sys
 from collections.abc import Callable, Coroutine, Sequence
-from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 import msgspec
@@ -316,7 +314,7 @@ class Run:
     def violation(self, message: str) -> NoReturn:
         """Hold the run: its code touched the outside world. Raises `DeterminismViolation`."""
         if self.fault is None:
-            at = _code_position(self.definition)
+            at = matching.code_position(self.definition.function)
             self.fault = DeterminismViolation(f"{self.definition.name}: {message}" + (f" (at {at})" if at else ""))
         raise self.fault
 
@@ -332,7 +330,7 @@ class Run:
         where = f"{self.info.id} (workflow {self.definition.name}, run {self.info.run_id}), turn {self.turns - 1}"
         header = self.header
         where += f" recorded by build {header.build or '?'} on Python {header.python or '?'},"
-        return matching.mismatch(where, recorded, command, _code_position(self.definition))
+        return matching.mismatch(where, recorded, command, matching.code_position(self.definition.function))
 
     # --- tearing down -------------------------------------------------
 
@@ -383,17 +381,6 @@ _APPLY: dict[type, Callable[[Run, Any], None]] = {
     ActivityFailed: activity.failed,
     TimerFired: timer.fired,
 }
-
-
-def _code_position(definition: Definition) -> str:
-    """Return ``file:line`` of the innermost frame of the author's code that is on the stack."""
-    own = definition.function.__code__.co_filename
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # the stack is what we are asked for
-    while frame is not None:
-        if frame.f_code.co_filename == own:
-            return f"{own}:{frame.f_lineno} in {frame.f_code.co_name}"
-        frame = frame.f_back
-    return ""
 
 
 def current() -> Run | None:

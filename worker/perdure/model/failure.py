@@ -1,14 +1,33 @@
 """Exceptions to recorded failures and back.
 
-What lives here: `record` (exception to `Failure`) and `rebuild` (`Failure` to
-`ApplicationError`). What must not: retry decisions. The engine calls it for
-workflows, the runtime for activities.
+What lives here: `record` (exception to `Failure`), `rebuild` (`Failure` to
+`ApplicationError`) and `outcome_error` (what the result of a run raises that has
+none). What must not: retry decisions. The engine calls it for workflows, the
+runtime for activities, the client for results.
 """
 
 import traceback as traceback_module
+from typing import assert_never
 
-from perdure.errors import ApplicationError, PerdureError
-from perdure.model.events import Failure
+from perdure.errors import (
+    ApplicationError,
+    PayloadError,
+    PerdureError,
+    WorkflowCancelledError,
+    WorkflowFailedError,
+    WorkflowTerminatedError,
+    WorkflowTimedOutError,
+)
+from perdure.model.events import (
+    ClosedFromOutside,
+    Closing,
+    Failure,
+    WorkflowExecutionCancelled,
+    WorkflowExecutionCompleted,
+    WorkflowExecutionFailed,
+    WorkflowExecutionTerminated,
+    WorkflowExecutionTimedOut,
+)
 from perdure.model.policies import type_name
 
 MESSAGE_LIMIT = 8_192
@@ -35,6 +54,29 @@ def rebuild(failure: Failure) -> ApplicationError:
     if failure.cause is not None:
         error.__cause__ = rebuild(failure.cause)
     return error
+
+
+def outcome_error(instance: str, outcome: Closing | ClosedFromOutside) -> Exception:
+    """Return the error that a closed run means for somebody who wanted its result."""
+    match outcome:
+        case WorkflowExecutionFailed(failure=failure):
+            error = WorkflowFailedError(instance, f"{instance} failed: {rebuild(failure)}")
+            error.__cause__ = rebuild(failure)
+            return error
+        case WorkflowExecutionCancelled(reason=reason):
+            return WorkflowCancelledError(instance, _why(f"{instance} was cancelled", reason))
+        case WorkflowExecutionTerminated(reason=reason):
+            return WorkflowTerminatedError(instance, _why(f"{instance} was terminated", reason))
+        case WorkflowExecutionTimedOut(reason=reason):
+            return WorkflowTimedOutError(instance, _why(f"{instance} timed out", reason))
+        case WorkflowExecutionCompleted():
+            return PayloadError(f"{instance} has a result")
+        case _ as never:
+            assert_never(never)
+
+
+def _why(text: str, reason: str) -> str:
+    return f"{text}: {reason}" if reason else text
 
 
 def _message(error: BaseException) -> str:

@@ -21,7 +21,6 @@ from perdure.engine.primitives.activity import PendingActivity
 from perdure.engine.replay import replay
 from perdure.engine.run import Decision, Definition, Run
 from perdure.errors import EngineFault, PayloadError
-from perdure.model.codec import payload_size
 from perdure.model.events import (
     ActivityAttemptFailed,
     ActivityCancelRequested,
@@ -45,15 +44,12 @@ from .beginning import Begun
 from .clock import StoreClock
 from .flush import Answer, Flusher
 from .placement import Placed, place
-from .turns import TurnQueue, header
+from .turns import TurnQueue, header, take
 
 logger = logging.getLogger("perdure.worker")
 
 LINGER = 1.0
 """Seconds that a run without anything to do stays in memory before it is parked."""
-FEW = 8
-MOST_INCOMING = 16 * 1024 * 1024
-"""Bytes of payloads after which a turn takes no more of what came, looked at only when more than a few things came."""
 DEADLINE = 0
 """The agenda's number for the run's own timeout; commands count from 1."""
 
@@ -178,7 +174,7 @@ class Execution:
                     self._time_out(self._run, now)
                     return
                 self._incoming.extend(TimerFired(seq) for _, seq in due)
-            incoming = self._take_incoming()
+            incoming = take(self._incoming)
             decision = self._run.turn(header(self.home.name, self.home.build, now), incoming)
         except EngineFault as fault:
             self._hold(type(fault).__name__.removesuffix("Error"), str(fault))
@@ -188,19 +184,6 @@ class Execution:
             self._hold("EngineFault", f"{failure.type}: {failure.message}\n{failure.traceback}")
         else:
             self._commit(self._run, decision, everything=everything)
-
-    def _take_incoming(self) -> Sequence[Incoming]:
-        """Take what came, or as much of it as one turn may record."""
-        if len(self._incoming) <= FEW:
-            incoming = tuple(self._incoming)
-            self._incoming.clear()
-            return incoming
-        taken: list[Incoming] = []
-        size = 0
-        while self._incoming and size < MOST_INCOMING:
-            taken.append(self._incoming.popleft())
-            size += payload_size(taken[-1])
-        return taken
 
     def _take_due(self, run: Run, now: int) -> list[tuple[int, int]]:
         """Return the timers that are due, and start the attempts that are; the deadline alone as ``(0, DEADLINE)``."""

@@ -1,17 +1,18 @@
 """When turns are taken, and what each one is recorded with.
 
-What lives here: the queue of runs that are ready for a turn, and the header. What must not: the turn. `tenure` owns one
-queue; `execution` and `beginning` call.
+What lives here: the queue of runs that are ready for a turn, how much of what came a turn takes, and the header. What
+must not: the turn. `tenure` owns one queue; `execution` and `beginning` call.
 """
 
 import asyncio
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from perdure.engine.flags import CURRENT
-from perdure.model.events import Microseconds, TurnHeader
+from perdure.model.codec import payload_size
+from perdure.model.events import Incoming, Microseconds, TurnHeader
 
 logger = logging.getLogger("perdure.worker")
 
@@ -19,12 +20,30 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 SLICE = 16
 """Turns between two looks of the event loop at its connections, so that a write comes and goes while others compute."""
 
+FEW = 8
+MOST_INCOMING = 16 * 1024 * 1024
+"""Bytes of payloads after which a turn takes no more of what came, looked at only when more than a few things came."""
+
 _FLAGS = int(CURRENT)
 
 
 def header(worker: str, build: str, time: Microseconds) -> TurnHeader:
     """Return the header of a turn that this worker takes now."""
     return TurnHeader(time=time, build=build, python=PYTHON, flags=_FLAGS, worker=worker)
+
+
+def take(incoming: deque[Incoming]) -> Sequence[Incoming]:
+    """Take what came out of ``incoming``, or as much of it as one turn may record."""
+    taken: list[Incoming] = []
+    if len(incoming) <= FEW:
+        taken += incoming
+        incoming.clear()
+        return taken
+    size = 0
+    while incoming and size < MOST_INCOMING:
+        taken.append(incoming.popleft())
+        size += payload_size(taken[-1])
+    return taken
 
 
 class TurnQueue:
