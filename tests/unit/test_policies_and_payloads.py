@@ -1,6 +1,7 @@
 """Retry arithmetic, payloads and the codec: pure functions."""
 
 import enum
+import re
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from perdure.errors import DefinitionError, NonRetryableError, PayloadError
 from perdure.model.codec import decode_turn, encode_turn, join_payloads, split_payloads
 from perdure.model.events import ActivityCompleted, ActivityScheduled, TimerFired, Turn, TurnHeader
 from perdure.model.failure import rebuild, record
+from perdure.model.ids import check_id, new_id
 from perdure.model.payload import Reader, Signature, encode
 from perdure.model.runs import MOVES, IllegalMoveError, RunState, move
 
@@ -214,3 +216,16 @@ def test_runs_move_by_the_table_only() -> None:
                 with pytest.raises(IllegalMoveError):
                     move(before, after)
         assert before.closed is (MOVES[before] == frozenset())
+
+
+def test_ids_of_instances_that_nobody_named_sort_by_their_time() -> None:
+    ids = [
+        new_id(moment, randomness)
+        for moment in (0, 1, 1_795_000_000_000, 2**48 - 1)
+        for randomness in (bytes(8), b"\xff" * 8)
+    ]
+    assert ids == sorted(ids)
+    assert len(set(ids)) == len(ids)
+    for instance in ids:
+        check_id(instance)
+        assert re.fullmatch("[0-9a-v]{23}", instance)

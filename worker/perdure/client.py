@@ -5,7 +5,6 @@ Kubernetes. The CLI, the operator and users call it.
 """
 
 import asyncio
-import base64
 import logging
 import os
 import secrets
@@ -13,35 +12,27 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar, assert_never, cast, overload
+from typing import Any, Generic, Protocol, Self, TypeVar, cast, overload
 
 from perdure.errors import (
-    PayloadError,
     StoreError,
-    WorkflowCancelledError,
     WorkflowClosedError,
-    WorkflowFailedError,
     WorkflowIdInUseError,
     WorkflowNotFoundError,
-    WorkflowTerminatedError,
-    WorkflowTimedOutError,
 )
 from perdure.model.events import (
     ClosedFromOutside,
     Closing,
     Incoming,
     SignalReceived,
-    WorkflowExecutionCancelled,
     WorkflowExecutionCancelRequested,
     WorkflowExecutionCompleted,
-    WorkflowExecutionFailed,
-    WorkflowExecutionTerminated,
-    WorkflowExecutionTimedOut,
 )
-from perdure.model.failure import rebuild
+from perdure.model.failure import outcome_error
+from perdure.model.ids import check_id, new_id
 from perdure.model.payload import LIMIT, Reader, check_size, encode
 from perdure.model.policies import Duration, seconds
-from perdure.model.runs import Hint, HistoryEvent, NewRun, RunId, RunSummary, states_of
+from perdure.model.runs import Hint, HistoryEvent, NewRun, RunId, RunSummary, Started, states_of
 from perdure.store.base import ReadStore, RunFilter, Store, Taker
 from perdure.watcher import Watcher
 from perdure.workflow import Signal, Workflow
@@ -80,9 +71,12 @@ async def open_store(url: str) -> FullStore:
 class WorkflowHandle(Generic[R]):
     """A workflow instance, typed by what its workflow returns."""
 
-    def __init__(self, client: "Client", instance: str, run_id: RunId | None, result: Reader) -> None:
+    def __init__(
+        self, client: "Client", instance: str, run_id: RunId | None, result: Reader, *, fresh: bool = False
+    ) -> None:
         self._client = client
         self._result = result
+        self._fresh = fresh
         self.id = instance
         self.run_id = run_id
 
@@ -93,10 +87,11 @@ class WorkflowHandle(Generic[R]):
         `WorkflowTerminatedError` or `WorkflowTimedOutError` when it closed
         without a result, `PayloadError` when the result does not fit the type.
         """
-        outcome = await self._client.outcome(await self._run_id())
+        fresh, self._fresh = self._fresh, False
+        outcome = await self._client.outcome(await self._run_id(), fresh=fresh)
         if isinstance(outcome, WorkflowExecutionCompleted):
             return cast("R", self._result.read(outcome.result, f"the result of {self.id}"))
-        raise failure_of(self.id, outcome)
+        raise outcome_error(self.id, outcome)
 
     @overload
     async def signal(self, signal: Signal[T], payload: T) -> None: ...
@@ -268,7 +263,7 @@ class Client:
         else:
             name, payload = workflow, encode(args, f"the input of {workflow}")
         new = NewRun(
-            id=id or new_id(),
+            id=id or new_id(time.time_ns() // 1_000_000, secrets.token_bytes(8)),
             namespace=self.namespace,
             workflow=name,
             queue=queue,
@@ -277,10 +272,9 @@ class Client:
             timeout=seconds(timeout, "timeout") if timeout is not None else None,
             priority=priority,
         )
-        run_id = await self.start_new(new)
-        return WorkflowHandle(
-            self, new.id, run_id, workflow.signature.result if isinstance(workflow, Workflow) else _ANY
-        )
+        started = await self._start(new)
+        result = workflow.signature.result if isinstance(workflow, Workflow) else _ANY
+        return WorkflowHandle(self, new.id, started.run_id, result, fresh=started.created)
 
     async def start_input(self, workflow: str, named: Mapping[str, Any], **options: Any) -> RunId:
         """Start an instance with input by name, as a manifest has it; ``options`` are fields of `NewRun`."""
@@ -295,6 +289,9 @@ class Client:
 
     async def start_new(self, new: NewRun) -> RunId:
         """Start a run that is described already."""
+        return (await self._start(new)).run_id
+
+    async def _start(self, new: NewRun) -> Started:
         check_id(new.id)
         check_size(new.input, f"the input of {new.workflow}", self.payload_limit)
         taker = next((taker for host in self.hosts if (taker := host(new)) is not None), None)
@@ -306,7 +303,7 @@ class Client:
             hint = Hint(queues=frozenset({new.queue}))
             self.hints.dispatch(hint)
             self.store.hint(hint)
-        return started.run_id
+        return started
 
     @overload
     def handle(self, id: str, workflow: Workflow[..., R], *, run_id: int | None = None) -> WorkflowHandle[R]: ...
@@ -336,10 +333,10 @@ class Client:
         )
         return await self.store.list_runs(self.namespace, where)
 
-    async def outcome(self, run_id: RunId) -> Closing | ClosedFromOutside:
-        """Wait until the run closes and return its last event."""
+    async def outcome(self, run_id: RunId, *, fresh: bool = False) -> Closing | ClosedFromOutside:
+        """Wait until the run closes and return its last event. A ``fresh`` run was open a moment ago."""
         self.hints.add(self.watcher.on_hint)
-        return await self.watcher.outcome(run_id)
+        return await self.watcher.outcome(run_id, fresh=fresh)
 
     async def deliver(self, instance: str, event: Incoming) -> None:
         """Put a message into the inbox of an open instance."""
@@ -357,41 +354,5 @@ class Client:
 _ANY = Reader(Any)
 
 
-def new_id() -> str:
-    """Return an id for an instance that nobody named: later ones sort after earlier ones, which indexes like."""
-    moment = time.time_ns() // 1_000_000
-    return base64.b32hexencode(moment.to_bytes(6) + secrets.token_bytes(8)).rstrip(b"=").decode().lower()
-
-
-def check_id(instance: str) -> None:
-    """Raise `PayloadError` when an id cannot be stored or shown."""
-    if not instance or len(instance) > 255 or not instance.isprintable():
-        message = f"a workflow id has 1 to 255 printable characters, not {instance!r}"
-        raise PayloadError(message)
-
-
 def _not_found(instance: str, namespace: str) -> WorkflowNotFoundError:
     return WorkflowNotFoundError(f"there is no workflow instance {instance} in namespace {namespace}")
-
-
-def failure_of(instance: str, outcome: Closing | ClosedFromOutside) -> Exception:
-    """Return the error that a closed run means for somebody who wanted its result."""
-    match outcome:
-        case WorkflowExecutionFailed(failure=failure):
-            error = WorkflowFailedError(instance, f"{instance} failed: {rebuild(failure)}")
-            error.__cause__ = rebuild(failure)
-            return error
-        case WorkflowExecutionCancelled(reason=reason):
-            return WorkflowCancelledError(instance, _why(f"{instance} was cancelled", reason))
-        case WorkflowExecutionTerminated(reason=reason):
-            return WorkflowTerminatedError(instance, _why(f"{instance} was terminated", reason))
-        case WorkflowExecutionTimedOut(reason=reason):
-            return WorkflowTimedOutError(instance, _why(f"{instance} timed out", reason))
-        case WorkflowExecutionCompleted():
-            return PayloadError(f"{instance} has a result")
-        case _ as never:
-            assert_never(never)
-
-
-def _why(text: str, reason: str) -> str:
-    return f"{text}: {reason}" if reason else text

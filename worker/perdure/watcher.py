@@ -34,13 +34,16 @@ class Watcher:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def outcome(self, run_id: RunId) -> Outcome:
-        """Wait until the run closes and return its last event."""
+    async def outcome(self, run_id: RunId, *, fresh: bool = False) -> Outcome:
+        """Wait until the run closes and return its last event. A ``fresh`` run was open a moment ago."""
         future = self._waiting.get(run_id)
         if future is None:
-            future = self._waiting[run_id] = asyncio.get_running_loop().create_future()
-            if run_id not in self._near:
-                self._news.set()
+            loop = asyncio.get_running_loop()
+            future = self._waiting[run_id] = loop.create_future()
+            if fresh and run_id not in self._near:
+                loop.call_later(SHORTEST, self._look_for, run_id)
+            else:
+                self._look_for(run_id)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch(), name="perdure-watcher")
         return await asyncio.shield(future)
@@ -52,8 +55,7 @@ class Watcher:
     def far(self, run_id: RunId) -> None:
         """Take note that the run has left this process and is still open: only the store can tell."""
         self._near.discard(run_id)
-        if run_id in self._waiting:
-            self._news.set()
+        self._look_for(run_id)
 
     def closed(self, run_id: RunId, outcome: Outcome) -> bool:
         """Take note that a run closed; return whether somebody here waited for it."""
@@ -77,10 +79,19 @@ class Watcher:
         for future in self._waiting.values():
             future.cancel()
 
+    def _look_for(self, run_id: RunId) -> None:
+        if run_id in self._waiting and run_id not in self._near:
+            self._news.set()
+
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         pause = SHORTEST
         while self._waiting:
+            try:
+                async with asyncio.timeout(pause):
+                    await self._news.wait()
+            except TimeoutError:
+                pause = min(LONGEST, pause * 2)
             self._news.clear()
             began_at = loop.time()
             try:
@@ -89,12 +100,7 @@ class Watcher:
             except StoreError as error:
                 logger.warning("cannot look for results, trying again: %s", error)
             took = loop.time() - began_at
-            try:
-                async with asyncio.timeout(pause):
-                    await self._news.wait()
-            except TimeoutError:
-                pause = min(LONGEST, pause * 2)
-            await asyncio.sleep(began_at + took / SHARE - loop.time())
+            await asyncio.sleep(took / SHARE - took)
 
     async def _look(self) -> bool:
         asked = [run_id for run_id in self._waiting if run_id not in self._near]

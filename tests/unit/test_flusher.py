@@ -1,0 +1,117 @@
+"""When commits are written: in step with the turns that they come from, and never later than the last of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from perdure.model.runs import Commit, Committed, Lease, Release, RunId, WorkerId
+from perdure.runtime.flush import Answer, Flusher
+from perdure.runtime.turns import SLICE, TurnQueue
+from perdure.store.memory import MemoryStore
+from tests.support.world import run_async
+
+LEASE = Lease(WorkerId(1), 1, "default")
+
+
+class Recording(MemoryStore):
+    """Takes note of what each flush brings, and holds it until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+
+    async def flush(self, lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
+        del lease
+        self.batches.append(len(commits))
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return [Committed(recorded=True, ended=False) for _ in commits]
+
+
+class Bench:
+    """A flusher and a queue of turns, each of which submits one commit or none."""
+
+    def __init__(self) -> None:
+        self.store = Recording()
+        self.turns = TurnQueue()
+        self.lost = asyncio.Event()
+        self.flusher = Flusher(self.store, LEASE, self.turns, self.lost.set)
+        self.answers: list[Answer] = []
+        self.news = asyncio.Event()
+
+    def turn(self) -> None:
+        self.flusher.submit(Commit(run_id=RunId(1), ending=Release()), self._answered)
+
+    def _answered(self, answer: Answer) -> None:
+        self.answers.append(answer)
+        self.news.set()
+
+    async def answered(self, count: int) -> None:
+        while len(self.answers) < count:
+            self.news.clear()
+            await self.news.wait()
+
+
+@run_async
+async def test_a_commit_alone_is_written_at_once() -> None:
+    bench = Bench()
+    bench.turns.add(bench.turn)
+    await bench.answered(1)
+    assert bench.store.batches == [1]
+
+
+@run_async
+async def test_turns_go_on_while_commits_are_written() -> None:
+    bench = Bench()
+    bench.store.gate.clear()
+    for _ in range(10 * SLICE):
+        bench.turns.add(bench.turn)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(bench.turns) == 0
+    (first,) = bench.store.batches
+    assert 6 * SLICE <= first < 10 * SLICE
+    bench.store.gate.set()
+    await bench.answered(10 * SLICE)
+    assert len(bench.store.batches) == 2
+
+
+@run_async
+async def test_commits_do_not_wait_for_turns_that_record_nothing() -> None:
+    bench = Bench()
+    bench.turns.add(bench.turn)
+    for _ in range(3 * SLICE):
+        bench.turns.add(lambda: None)
+    await bench.answered(1)
+
+
+@run_async
+async def test_a_turn_that_raises_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+
+    def broken() -> None:
+        raise RuntimeError("a bug")
+
+    for take_turn in (bench.turn, broken, bench.turn):
+        bench.turns.add(take_turn)
+    await bench.answered(2)
+    assert "a run could not take its turn" in caplog.text
+
+
+@run_async
+async def test_a_write_that_fails_as_nobody_foresaw_ends_the_tenure_instead_of_losing_answers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench()
+    bench.store.error = TypeError("a bug")
+    bench.turns.add(bench.turn)
+    await bench.lost.wait()
+    assert bench.answers == []
+    assert "the worker starts afresh" in caplog.text
