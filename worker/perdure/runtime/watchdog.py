@@ -144,6 +144,9 @@ class Watchdog:
         turns = run.turns
         if not self._is_due((run.info.run_id, run.info.id, turns)):
             return
+        if _imports(sys._current_frames().get(self._thread)):  # noqa: SLF001
+            self._case = None  # what the first import of a module costs, the turn is not to blame for
+            return
         message = (
             f"a turn of {run.info.id} (workflow {run.definition.name}, run {run.info.run_id}) did not end within "
             f"{self._limit:g} s of computing and kept every other run of the worker waiting. Await something in long "
@@ -198,6 +201,14 @@ def raise_in(thread: int, error: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error)
     )
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != engine_loop.__file__:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _told(frame: FrameType | None) -> str:
