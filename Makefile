@@ -45,9 +45,10 @@ unit: setup  ## The fast tests only
 bench: setup  ## Measure against DBOS and bare floors, write docs/benchmarks (SCALE=full for the long one)
 	$(BIN)/python -m benchmarks --scale $(or $(SCALE),default)
 
-chaos: setup  ## Minutes of faults in real processes, and a report (SEED=, MINUTES= or RUNS=, LEASE=, REPORT=folder; root)
+chaos: setup  ## Minutes of faults in real processes, and a report (SEED= MINUTES= RUNS= LEASE= APART=1 REPORT=folder; root)
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) \
-		$(if $(RUNS),--runs $(RUNS)) $(if $(LEASE),--lease $(LEASE)) $(if $(REPORT),--report $(REPORT))
+		$(if $(RUNS),--runs $(RUNS)) $(if $(LEASE),--lease $(LEASE)) \
+		$(if $(APART),--apart) $(if $(REPORT),--report $(REPORT))
 
 fmt: setup  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .

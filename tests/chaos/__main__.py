@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=None, help="how many runs are started, however long it takes")
     parser.add_argument("--in-flight", type=int, default=400)
     parser.add_argument("--lease", type=float, default=3.0)
+    parser.add_argument("--apart", action="store_true", help="one fault at a time, with time to recover")
     parser.add_argument("--report", type=Path, default=None, help="folder of the report and the logs of the workers")
     chosen = parser.parse_args()
     minutes = chosen.minutes if chosen.minutes is not None else 5 if chosen.runs is None else 24 * 60
@@ -31,6 +32,7 @@ def main() -> None:
         runs=chosen.runs or ENDLESS,
         in_flight=chosen.in_flight,
         lease=chosen.lease,
+        apart=chosen.apart,
     )
     folder = chosen.report or Path(tempfile.mkdtemp(prefix="perdure-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)

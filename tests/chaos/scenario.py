@@ -47,6 +47,8 @@ class Plan:
     runs: int
     in_flight: int = 400
     lease: float = 3.0
+    apart: bool = False
+    """Whether each fault has time to itself."""
 
 
 @dataclass
@@ -127,7 +129,7 @@ async def _let_loose(plan: Plan, world: World, outcome: Outcome, tell: Tell, sta
     urls = [world.url, world.fleet.seats[2].url, world.network.dsn()]
     clients = [await stack.enter_async_context(Client.connect(url)) for url in urls]
     load = Load(clients, plan.runs, plan.in_flight, plan.seed)
-    trouble = Trouble(world, plan.seed, tell)
+    trouble = Trouble(world, plan.seed, tell, apart=plan.apart)
     outcome.faults = trouble.done
     loading = asyncio.create_task(load.run())
     await load.warm.wait()

@@ -12,13 +12,19 @@ from tests.chaos.faults import OUTSIDE_HARM, WORKER_HARM, Fault, Harm, World
 
 
 class Trouble:
-    """Two streams at the same time: one harms workers, one harms what they stand on. Every kind comes round."""
+    """Two streams at the same time: one harms workers, one harms what they stand on. Every kind comes round.
 
-    def __init__(self, world: World, seed: int, tell: Callable[[str], None]) -> None:
+    ``apart``: one stream for all, with time to recover in between, so that each recovery can be measured alone.
+    """
+
+    def __init__(self, world: World, seed: int, tell: Callable[[str], None], *, apart: bool = False) -> None:
         self.done: list[Fault] = []
         self._world = world
         self._seed = seed
         self._tell = tell
+        self._streams = ({**WORKER_HARM, **OUTSIDE_HARM},) if apart else (WORKER_HARM, OUTSIDE_HARM)
+        # Sometimes there is time to recover before the next one, sometimes not.
+        self._pauses = (2.0,) if apart else (0.3, 1.0, 2.0)
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -28,13 +34,12 @@ class Trouble:
     async def run(self) -> None:
         """Do harm until `stop`; every fault is over when this returns."""
         async with asyncio.TaskGroup() as group:
-            for place, kinds in enumerate((WORKER_HARM, OUTSIDE_HARM)):
+            for place, kinds in enumerate(self._streams):
                 group.create_task(self._stream(kinds, random.Random(f"{self._seed}/{place}")))
 
     async def _stream(self, kinds: Mapping[str, Harm], dice: random.Random) -> None:
         for kind in _dealt(sorted(kinds), dice):
-            # Sometimes there is time to recover before the next one, sometimes not.
-            if await self._stopped_within(dice.choice((0.3, 1.0, 2.0)) * self._world.lease):
+            if await self._stopped_within(dice.choice(self._pauses) * self._world.lease):
                 return
             await self._do(kind, kinds[kind], dice)
 
