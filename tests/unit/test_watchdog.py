@@ -165,6 +165,9 @@ async def test_a_process_that_stood_still_is_not_mistaken_for_a_turn_that_does()
     assert run.closed, "no computing time has passed"
 
 
+@pytest.mark.filterwarnings(
+    "ignore:coroutine .* was never awaited:RuntimeWarning"
+)  # it strikes between the two as well
 @run_async
 async def test_nothing_is_raised_outside_of_a_turn(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL + 1, "perdure.worker")
