@@ -1,9 +1,12 @@
 """Histories, messages and outcomes that only a newer release can read: the run is held, readers see the rest."""
 
+from typing import Any
+
 import psycopg
 import pytest
 
 from perdure import Client, Worker, activity, workflow
+from perdure.client import WorkflowHandle
 from perdure.errors import PayloadError
 from perdure.model.codec import JSON, encode_turn
 from perdure.model.events import ActivityScheduled, TurnHeader, Unreadable
@@ -168,4 +171,35 @@ async def test_a_run_with_an_unreadable_history_can_be_terminated(world: World) 
     await write(world, client, "history", handle.run_id, 1, NEWER["a codec"])
     await handle.terminate("enough")
     assert types(await handle.history()) == ["WorkflowExecutionStarted", "Unreadable", "WorkflowExecutionTerminated"]
+    await world.close()
+
+
+@run_async
+async def test_a_run_of_more_than_a_worker_can_load_is_held_and_the_others_go_on(migrated: str) -> None:
+    world = World(migrated)
+    client = await world.client()
+    large = await client.start("steps", id="large")
+    flooded = await client.start("steps", id="flooded")
+    async with await psycopg.AsyncConnection.connect(migrated, autocommit=True) as connection:
+        await connection.execute(
+            "INSERT INTO perdure.payload SELECT %s, 0, i, convert_to(repeat('x', 100000000), 'UTF8') "
+            "FROM generate_series(1, 11) i",
+            [large.run_id],
+        )
+        await connection.execute(
+            "INSERT INTO perdure.inbox SELECT %s, i, NULL, convert_to(repeat('x', 100000000), 'UTF8') "
+            "FROM generate_series(1, 6) i",
+            [flooded.run_id],
+        )
+        await connection.execute("UPDATE perdure.run SET mail = 6 WHERE id = %s", [flooded.run_id])
+    async with Worker(client, workflows=[steps], activities=[echo]):
+        assert await (await client.start(steps)).result() == "ab"
+        for handle in (large, flooded):
+
+            async def held(handle: WorkflowHandle[Any] = handle) -> bool:
+                return (await handle.describe()).hold_reason == "RunTooLarge"
+
+            await eventually(held)
+            assert "perdure terminate" in (await handle.describe()).hold_message
+            await handle.terminate()
     await world.close()

@@ -30,6 +30,10 @@ ADVICE = {
         "upgrade the workers of queue {queue} to the newer release that wrote the history; one of them resumes the run "
         "by itself"
     ),
+    "PayloadTooLarge": (
+        "deploy code that records less, or raise Limits(payload=...) of the workers and then: perdure resume {id}"
+    ),
+    "RunTooLarge": "give it up (perdure terminate {id}), and start it anew with references instead of large values",
     "TurnTimedOut": (
         "let the code that is named above await something or move it into an activity, and deploy it; a worker with "
         "another build resumes the run by itself. If the machine was only busy: perdure resume {id}"

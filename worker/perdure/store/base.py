@@ -45,6 +45,9 @@ from perdure.model.runs import (
 UNKNOWN_WORKFLOW = "UnknownWorkflow"
 """The reason of runs that are held because no worker knows their workflow: `Store.recover` frees them elsewhere."""
 
+TOO_LARGE = "RunTooLarge"
+"""The reason of runs that are held because no worker can take all that belongs to them into memory."""
+
 UNREADABLE = "UnreadableHistory"
 """The reason of runs that are held because a newer release wrote their history or their mail."""
 

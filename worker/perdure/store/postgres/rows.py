@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.errors import PayloadError
 from perdure.model import codec
 from perdure.model.events import Failure
 from perdure.model.runs import (
@@ -22,8 +23,15 @@ from perdure.model.runs import (
 from perdure.store import records
 from perdure.store.postgres.connection import Row
 
+MOST_OF_A_RUN = 500_000_000
+"""Bytes of a run that a worker still loads; the statement ``claim`` has the same number."""
+
 _failure_encoder = msgspec.json.Encoder()
 _failure_decoder = msgspec.json.Decoder(Failure)
+
+
+class RunTooLargeError(PayloadError):
+    """A run has more than a worker can load."""
 
 
 def encode_failure(failure: Failure) -> bytes:
@@ -34,6 +42,11 @@ def encode_failure(failure: Failure) -> bytes:
 def claimed_run(row: Row, namespace: str) -> ClaimedRun:
     """Return a row of ``claim``; raise `PayloadError` when this release cannot read its history or inbox."""
     run_id = RunId(row[0])
+    if row[16] > MOST_OF_A_RUN:
+        raise RunTooLargeError(
+            f"its history, payloads and messages have {int(row[16]):,} bytes, more than the {MOST_OF_A_RUN:,} that a "
+            "worker takes into memory. Give it up (perdure terminate), and pass references instead of large values"
+        )
     turns = [codec.decode_turn(seq, events) for seq, events in zip(row[9] or (), row[10] or (), strict=True)]
     outside: dict[int, list[bytes]] = {}
     for seq, data in zip(row[11] or (), row[12] or (), strict=True):
@@ -52,7 +65,7 @@ def claimed_run(row: Row, namespace: str) -> ClaimedRun:
         mail=row[5],
         created_at=row[6],
         deadline=row[7],
-        suspect=row[16],
+        suspect=row[17],
     )
 
 

@@ -28,8 +28,8 @@ from perdure.model.runs import (
     TaskResult,
     WorkerInfo,
 )
-from perdure.store.base import UNREADABLE, Taker
-from perdure.store.postgres import flushing, leasing, owning, starting, tasking
+from perdure.store.base import TOO_LARGE, UNREADABLE, Taker
+from perdure.store.postgres import flushing, leasing, owning, rows, starting, tasking
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.births import Births
 from perdure.store.postgres.connection import Lane, LeaseLine, Pooler
@@ -195,7 +195,12 @@ class PostgresStore(PostgresReads):
     async def _hold(self, lease: Lease, unreadable: owning.Unreadable) -> None:
         if unreadable:
             commits = [
-                Commit(run_id=run_id, ending=Hold(reason=UNREADABLE, message=str(error)))
+                Commit(
+                    run_id=run_id,
+                    ending=Hold(
+                        reason=TOO_LARGE if isinstance(error, rows.RunTooLargeError) else UNREADABLE, message=str(error)
+                    ),
+                )
                 for run_id, error in unreadable.items()
             ]
             await self.flush(lease, commits)

@@ -9,6 +9,8 @@
 -- has other numbers is not fresh, and the caller asks again (again, limit 0), in a snapshot that shows everything.
 -- The same branch finds the runs of a claim whose answer was lost, by the tag of the claim.
 --
+-- A run of more bytes than a row of an answer can have comes without them, and is held.
+--
 -- A run that two owners in a row did not survive is taken alone and before others, so that it is known which run it was
 -- when a third one vanishes, and no other run goes down with it. After the fifth it is not taken any more.
 WITH me AS MATERIALIZED (
@@ -83,20 +85,25 @@ WITH me AS MATERIALIZED (
 SELECT t.id, t.instance, t.workflow, t.queue, t.priority, t.mail,
        (extract(epoch FROM t.created_at) * 1000000)::bigint, (extract(epoch FROM t.deadline) * 1000000)::bigint,
        EXISTS (SELECT FROM started),
-       h.seqs, h.events, p.seqs, p.data, i.numbers, i.bodies, k.seqs, t.suspect, t.fresh
+       h.seqs, h.events, p.seqs, p.data, i.numbers, i.bodies, k.seqs, z.bytes, t.suspect, t.fresh
 FROM me
 LEFT JOIN taken t ON true
 LEFT JOIN LATERAL (
+    SELECT (SELECT coalesce(sum(length(events)), 0) FROM perdure.history WHERE run_id = t.id)
+         + (SELECT coalesce(sum(length(data)), 0) FROM perdure.payload WHERE run_id = t.id)
+         + (SELECT coalesce(sum(length(body)), 0) FROM perdure.inbox WHERE run_id = t.id) AS bytes
+) z ON true
+LEFT JOIN LATERAL (
     SELECT array_agg(seq ORDER BY seq) AS seqs, array_agg(events ORDER BY seq) AS events
-    FROM perdure.history WHERE run_id = t.id
+    FROM perdure.history WHERE run_id = t.id AND z.bytes <= 500000000
 ) h ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(seq ORDER BY seq, ordinal) AS seqs, array_agg(data ORDER BY seq, ordinal) AS data
-    FROM perdure.payload WHERE run_id = t.id
+    FROM perdure.payload WHERE run_id = t.id AND z.bytes <= 500000000
 ) p ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(number ORDER BY number) AS numbers, array_agg(body ORDER BY number) AS bodies
-    FROM perdure.inbox WHERE run_id = t.id
+    FROM perdure.inbox WHERE run_id = t.id AND z.bytes <= 500000000
 ) i ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(seq ORDER BY seq) AS seqs FROM perdure.task WHERE run_id = t.id
