@@ -263,7 +263,7 @@ class Client:
         else:
             name, payload = workflow, encode(args, f"the input of {workflow}")
         new = NewRun(
-            id=id or new_id(time.time_ns() // 1_000_000, secrets.token_bytes(8)),
+            id=id or new_id(time.time_ns() // 1_000_000, secrets.randbits(66)),
             namespace=self.namespace,
             workflow=name,
             queue=queue,

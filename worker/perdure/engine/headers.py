@@ -13,6 +13,9 @@ def effective(header: TurnHeader, before: TurnHeader, *, recorded: bool) -> Turn
 
     A new turn runs under today's rules, a ``recorded`` one under those of its time.
     """
+    complete = header.build is not None and header.python is not None and header.worker is not None
+    if complete and header.flags is not None and header.time >= before.time:
+        return header
     inherited = before.flags if recorded else int(logic.CURRENT)
     return TurnHeader(
         time=max(header.time, before.time),
@@ -25,6 +28,8 @@ def effective(header: TurnHeader, before: TurnHeader, *, recorded: bool) -> Turn
 
 def difference(before: TurnHeader, after: TurnHeader) -> TurnHeader:
     """Return the header to record: what did not change is left out."""
+    if after.build == before.build and after.worker == before.worker and after.flags == before.flags:
+        return TurnHeader(time=after.time, python=after.python if after.python != before.python else None)
     return TurnHeader(
         time=after.time,
         build=after.build if after.build != before.build else None,

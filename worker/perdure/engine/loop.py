@@ -135,6 +135,27 @@ turning: "dict[asyncio.AbstractEventLoop, RunLoop]" = {}
 """By the event loop around it, the loop whose callbacks are running; a watcher may raise `RunEvicted` in them."""
 
 
+class Stillness:
+    """Around a turn, or several: nothing happens on the side.
+
+    The garbage collector comes when it likes and runs the ``finally`` blocks of what it finds; async generators of a
+    workflow are no business of the event loop around it.
+    """
+
+    def __enter__(self) -> None:
+        """Switch both off."""
+        self._hooks = sys.get_asyncgen_hooks()
+        self._collecting = gc.isenabled()
+        sys.set_asyncgen_hooks(None, None)
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        """Leave both as they were."""
+        if self._collecting:
+            gc.enable()
+        sys.set_asyncgen_hooks(*self._hooks)
+
+
 class RunLoop(asyncio.AbstractEventLoop):
     """The event loop of one run. What is not defined here is refused, see below the class."""
 
@@ -160,15 +181,17 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     def run_ready(self) -> None:
         """Run callbacks in order until none is ready or the host stops the turn."""
+        if gc.isenabled() or sys.get_asyncgen_hooks().firstiter is not None:
+            with Stillness():
+                self._run_ready()
+        else:
+            self._run_ready()
+
+    def _run_ready(self) -> None:
         outer = asyncio_events._get_running_loop()  # noqa: SLF001  # documented for event loop implementers
         outer_task = asyncio.current_task(outer) if outer is not None else None
         if outer is not None and outer_task is not None:
             asyncio.tasks._leave_task(outer, outer_task)  # noqa: SLF001
-        hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(None, None)
-        # The collector comes when it likes and runs the `finally` blocks of what it finds: not in a turn.
-        collecting = gc.isenabled()
-        gc.disable()
         asyncio_events._set_running_loop(self)  # noqa: SLF001
         try:
             if outer is not None:
@@ -184,10 +207,7 @@ class RunLoop(asyncio.AbstractEventLoop):
                     self.alarm.settle()
                 except RunEvicted:
                     pass  # delivered at the last moment
-            if collecting:
-                gc.enable()
             asyncio_events._set_running_loop(outer)  # noqa: SLF001
-            sys.set_asyncgen_hooks(*hooks)
             if outer is not None and outer_task is not None:
                 asyncio.tasks._enter_task(outer, outer_task)  # noqa: SLF001
 

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Callable
 from functools import wraps
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 from perdure.engine.loop import RunLoop, running
@@ -62,6 +62,10 @@ def install() -> None:
     if _installed:
         return
     _installed = True
+    # The event loop around a turn asks for the time all the time, and may.
+    asyncio.base_events.time = SimpleNamespace(  # type: ignore[attr-defined]
+        monotonic=time.monotonic, get_clock_info=time.get_clock_info
+    )
     for name in _CLOCKS:
         _differs(time, name, "use workflow.now() or asyncio.get_running_loop().time()")
     _differs(time, "sleep", "use await asyncio.sleep(); it is a durable timer in a workflow")

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from perdure.engine.flags import CURRENT
+from perdure.engine.loop import Stillness
 from perdure.model.codec import payload_size
 from perdure.model.events import Incoming, Microseconds, TurnHeader
 
@@ -64,14 +65,15 @@ class TurnQueue:
         self._ready.append(take_turn)
 
     def _take_some(self) -> None:
-        for _ in range(min(SLICE, len(self._ready))):
-            take_turn = self._ready[0]
-            try:
-                take_turn()
-            except Exception:
-                logger.exception("a run could not take its turn")
-            finally:
-                self._ready.popleft()
+        with Stillness():
+            for _ in range(min(SLICE, len(self._ready))):
+                take_turn = self._ready[0]
+                try:
+                    take_turn()
+                except Exception:
+                    logger.exception("a run could not take its turn")
+                finally:
+                    self._ready.popleft()
         if self._ready:
             self._loop.call_soon(self._take_some)
         self.on_pause()

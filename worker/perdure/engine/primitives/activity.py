@@ -5,7 +5,6 @@ must not: running the activity; the runtime does that, from `PendingActivity`.
 """
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
     from perdure.engine.run import Run
 
 
-@dataclass(slots=True)
-class PendingActivity:
+class PendingActivity(msgspec.Struct):
     """An activity that was asked for and has not ended: what the runtime needs to carry it out.
 
     ``attempt`` is the number of the next attempt, from 1; it may start at
@@ -43,7 +41,7 @@ class PendingActivity:
     future: "ActivityFuture"
     attempt: int = 1
     retry_at: int = 0
-    last_failure: Failure | None = field(default=None)
+    last_failure: Failure | None = None
 
 
 class ActivityFuture(RunFuture[Any]):
