@@ -30,8 +30,17 @@ def describe(dsn: str, settings: Mapping[str, str]) -> dict[str, str]:
         + ", fsync and synchronous_commit on, everything else as it comes",
         "Python": f"{platform.python_version()}; " + ", ".join(versions("perdure", "psycopg", "msgspec", "uvloop")),
         "DBOS": f"{dbos_version()} in an environment of its own, settings as they come",
-        "load before": f"{os.getloadavg()[0]:.2f} (one-minute average when the run began)",
+        "load": load(),
     }
+
+
+def load() -> str:
+    """Return how busy the machine is with other work, and what that means."""
+    average = os.getloadavg()[0]
+    said = f"{average:.1f} when the run began (average of a minute)"
+    if average < (os.cpu_count() or 1) / 2:
+        return said
+    return f"{said}: **other work was going on**, so rates are too low and ratios of rates and latencies are blurred"
 
 
 def processor() -> str:

@@ -49,7 +49,8 @@ INTERNAL = {"rows", "bytes", "flushes", "paused"}
 
 def render(about: Mapping[str, str], scenarios: Iterable[Scenario], found: Sequence[Measured]) -> str:
     """Return the whole report."""
-    parts = ["# Benchmarks", HOW, "## Targets", targets_table(verdicts(found))]
+    parts = ["# Benchmarks", HOW, "## Targets", f"Load of the machine: {about['load']}."]
+    parts.append(targets_table(verdicts(found)))
     parts += ["![Throughput](throughput.svg)", "![Latency](latency.svg)", "## The machine"]
     parts.append("\n".join(f"- **{name}**: {value}" for name, value in about.items()))
     for scenario in scenarios:

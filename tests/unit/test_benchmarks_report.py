@@ -238,9 +238,10 @@ def test_both_charts_are_drawn_from_what_was_measured() -> None:
 
 def test_the_report_says_what_was_missed_and_shows_each_scenario_that_was_measured() -> None:
     found = [busy("Perdure", 100, wal=100_000), busy("DBOS", 50)]
-    text = render({"machine": "a machine"}, scenarios(SCALES["default"]), found)
+    text = render({"machine": "a machine", "load": "0.1"}, scenarios(SCALES["default"]), found)
     assert "| sequential, 50 in flight: times DBOS | ≥ 60 | 2.00 | **missed** |" in text
     assert "- **machine**: a machine" in text
+    assert "Load of the machine: 0.1." in text
     assert "## Sequential" in text
     assert "## Payloads" not in text
 
