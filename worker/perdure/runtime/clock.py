@@ -8,8 +8,9 @@ import time
 
 from perdure.model.events import Microseconds
 
-_monotonic_ns = time.monotonic_ns  # as it is before `guard` wraps it: this is asked several times a turn
-
+# As they are before `guard` wraps them: these are asked several times a turn, outside of it.
+monotonic = time.monotonic
+monotonic_ns = time.monotonic_ns
 
 DRIFT = 1_000
 """Two clocks part by one microsecond in this many, at most."""
@@ -38,4 +39,4 @@ class StoreClock:
 
     def now(self) -> Microseconds:
         """Return the store's time."""
-        return time.monotonic_ns() // 1_000 + self._offset
+        return monotonic_ns() // 1_000 + self._offset

@@ -9,7 +9,6 @@ on its event loop.
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -17,7 +16,7 @@ from perdure.errors import LeaseLostError, StoreError
 from perdure.model.runs import Lease
 from perdure.store.base import Store
 
-from .clock import StoreClock
+from .clock import StoreClock, monotonic, monotonic_ns
 from .watchdog import Watchdog
 
 logger = logging.getLogger("perdure.worker")
@@ -76,20 +75,20 @@ class LeaseKeeper:
         A process that was frozen, or whose heartbeats do not come back, knows by its own clock that others may have
         taken over, before anybody tells it. What begins an effect asks first; writes have their fence.
         """
-        if time.monotonic() < self._until:
+        if monotonic() < self._until:
             return True
         self._tell("lost")
         return False
 
     def _renew(self) -> bool:
-        asked_at = time.monotonic_ns()
+        asked_at = monotonic_ns()
         renewal = self._store.renew(self._lease)
         self._until = asked_at / 1e9 + self._length
-        self._clock.set(renewal.now, asked_at, time.monotonic_ns())
+        self._clock.set(renewal.now, asked_at, monotonic_ns())
         return renewal.reaped
 
     def _renew_until_stopped(self) -> None:
-        renewed_at = time.monotonic()
+        renewed_at = monotonic()
         while not self._stopped.wait(self._length / 3):
             silence = self._watchdog.silence()
             if silence > self._length:
@@ -100,7 +99,7 @@ class LeaseKeeper:
                 self._tell("lost")
                 return
             try:
-                asked_at = time.monotonic()
+                asked_at = monotonic()
                 if self._renew():
                     self._tell("reaped")
                 renewed_at = asked_at
@@ -109,7 +108,7 @@ class LeaseKeeper:
                 return
             except StoreError as error:
                 logger.warning("the lease could not be renewed: %s", error)
-                if time.monotonic() - renewed_at > self._length:
+                if monotonic() - renewed_at > self._length:
                     self._tell("lost")
                     return
 
