@@ -6,6 +6,7 @@ batch of answers. What must not: turns. `worker` runs one for each lease.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -24,6 +25,8 @@ logger = logging.getLogger("perdure.worker")
 
 CLAIM = 100
 """Most tasks taken at a time."""
+DROPPED_POLL = 2.0
+"""Seconds between two looks at which tasks under way are not wanted any more."""
 UNKNOWN_DELAY = 5.0
 """Seconds before a task that this process does not know is offered again."""
 
@@ -40,6 +43,7 @@ class TaskLoop:
         self._answers: list[TaskResult] = []
         self._draining = False
         self._mine: set[tuple[int, int]] = set()
+        self._looked_at = 0.0
         self._left_some = False
         self.on_rest: Callable[[], None] = lambda: None
 
@@ -69,8 +73,25 @@ class TaskLoop:
             taken = await self._take()
             if taken or self._answers:
                 continue
-            await hinted(self._news, self._poll)
+            await hinted(self._news, min(self._poll, DROPPED_POLL) if self._mine else self._poll)
             self._news.clear()
+            await self._stop_dropped()
+
+    async def _stop_dropped(self) -> None:
+        """Stop attempts whose workflow cancelled them, or whose run has closed: their tasks are gone."""
+        if not self._mine or time.monotonic() - self._looked_at < DROPPED_POLL / 2:
+            return
+        self._looked_at = time.monotonic()
+        asked = set(self._mine)
+        try:
+            there = set(await self._store.owned_tasks(self._lease))
+        except StoreUnavailableError:
+            return
+        for run_id, seq in (asked - there) & self._mine:
+            self._mine.discard((run_id, seq))
+            self._attempts.cancel(run_id, seq)
+        if not self.busy:
+            self.on_rest()
 
     async def _take(self) -> bool:
         limit = min(CLAIM, self._attempts.free())

@@ -198,6 +198,9 @@ class Store(Protocol):
     async def claim_tasks(self, lease: Lease, limit: int) -> list[ClaimedTask]:
         """Take up to ``limit`` due activity tasks of this worker's queues."""
 
+    async def owned_tasks(self, lease: Lease) -> list[tuple[RunId, int]]:
+        """Return run and ``seq`` of the tasks that this worker has; what it took and is not there was dropped."""
+
     async def finish_tasks(self, lease: Lease, results: Sequence[TaskResult]) -> None:
         """Record ends and failed attempts of tasks that this worker took; stale ones change nothing."""
 

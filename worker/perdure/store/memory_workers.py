@@ -15,6 +15,7 @@ from perdure.model.runs import (
     Hint,
     Lease,
     Renewal,
+    RunId,
     RunState,
     TaskDone,
     TaskResult,
@@ -157,6 +158,12 @@ class MemoryWorkers(MemoryReads):
                 )
                 for task in due[:limit]
             ]
+
+    async def owned_tasks(self, lease: Lease) -> list[tuple[RunId, int]]:
+        """Return the tasks that this worker has."""
+        with self.lock:
+            self._fence(lease)
+            return [(task.run_id, task.seq) for task in self._tasks() if task.owner == lease.worker]
 
     async def finish_tasks(self, lease: Lease, results: Sequence[TaskResult]) -> None:
         """Record what became of tasks that this worker still has."""

@@ -177,6 +177,10 @@ class PostgresStore(PostgresReads):
         """Take due tasks, those first that have waited longest."""
         return await owning.claim_tasks(self._tasks, lease, limit)
 
+    async def owned_tasks(self, lease: Lease) -> list[tuple[RunId, int]]:
+        """Return the tasks that this worker has."""
+        return await tasking.owned(self._misc, lease)
+
     async def finish_tasks(self, lease: Lease, results: Sequence[TaskResult]) -> None:
         """Record what became of tasks that this worker still has."""
         self.hint(await tasking.finish(self._misc, lease, results))

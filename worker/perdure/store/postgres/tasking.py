@@ -6,7 +6,7 @@ What lives here: `finish`. Tasks are claimed by `owning`, queued and dropped by 
 from collections.abc import Sequence
 
 from perdure.model import codec
-from perdure.model.runs import Hint, Lease, TaskDone, TaskResult, TaskRetry, WorkerId
+from perdure.model.runs import Hint, Lease, RunId, TaskDone, TaskResult, TaskRetry, WorkerId
 from perdure.store.postgres import rows
 from perdure.store.postgres.arrays import byteas, int4s, int8s
 from perdure.store.postgres.connection import Lane
@@ -14,6 +14,14 @@ from perdure.store.postgres.leasing import fence, lost
 
 MOST_RESULTS = 500
 MOST_BYTES = 1_000_000
+
+
+async def owned(lane: Lane, lease: Lease) -> list[tuple[RunId, int]]:
+    """Return the tasks of a worker; raise `LeaseLostError` when the lease is gone."""
+    rows = await lane.fetch("owned_tasks", fence(lease))
+    if not rows:
+        raise lost(lease)
+    return [(RunId(run_id), seq) for run_id, seq in rows if run_id is not None]
 
 
 async def finish(lane: Lane, lease: Lease, results: Sequence[TaskResult]) -> Hint:

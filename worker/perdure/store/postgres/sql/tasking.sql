@@ -37,6 +37,10 @@ SELECT t.run_id, r.instance, t.seq, t.queue, t.name, t.input, t.options, t.attem
 FROM me LEFT JOIN (taken t JOIN perdure.run r ON r.id = t.run_id) ON true
 ORDER BY t.available_at, t.run_id, t.seq;
 
+-- name: owned_tasks
+SELECT t.run_id, t.seq FROM perdure.worker w LEFT JOIN perdure.task t ON t.owner = w.id
+WHERE w.id = :worker::bigint AND w.epoch = :epoch::bigint AND w.expires_at > clock_timestamp();
+
 -- name: finish_tasks
 -- Ends go to the inbox of their run, numbered by it like every message; failed attempts wait for their next one.
 -- Runs are locked before their tasks, as in every flush. Written as (owner = …) IS TRUE because tasks are looked up by
