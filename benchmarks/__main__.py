@@ -33,10 +33,13 @@ def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(prog="make bench", description="Perdure, its floors and DBOS at the same work.")
     parser.add_argument("--scale", choices=SCALES, default="default")
-    parser.add_argument("--only", nargs="*", default=[], metavar="SCENARIO", help="measure these; report to --folder")
+    names = [scenario.name for scenario in scenarios(SCALES["default"])]
+    parser.add_argument("--only", nargs="+", default=[], choices=names, help="measure these; needs another --folder")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the report goes")
     parser.add_argument("--report-only", action="store_true", help="write the report anew from the numbers in --folder")
     asked = parser.parse_args()
+    if asked.only and asked.folder == FOLDER:
+        parser.error("--only needs a --folder of its own: the report in docs is of all scenarios")
     asked.folder.mkdir(parents=True, exist_ok=True)
     numbers = asked.folder / "numbers.json"
     failed: list[str] = []

@@ -21,7 +21,7 @@ its own, and take turns: every round measures all of them once. Numbers are medi
 distance between the fastest and the slowest round as a share of the median rate: differences below it mean nothing.
 
 - **bare rows**: a loop that writes as many rows of as many bytes as Perdure recorded, in batches of the same size, with
-  the same fence, and does nothing else. No engine can be faster than this with the same rows.
+  the same fence, and does nothing else. No engine that writes these rows in these batches can be faster.
 - **bare core**: a deterministic asyncio loop for each run, one history row a turn, the fence and group commit; no
   retries, timeouts, messages, takeover or metrics. The distance from here to Perdure is the price of those.
 - **DBOS**: asynchronous workflows and steps as its documentation shows them, one process.
