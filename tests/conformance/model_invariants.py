@@ -41,11 +41,12 @@ class Invariants(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        """Begin with nothing stored and three workers."""
+        """Begin with three workers and three runs."""
         self.runner.run(self.stage.open())
         self.empty()
-        for _ in range(3):
+        for instance in INSTANCES:
             self.enter("build-1")
+            self.runner.run(self.stage.start(instance))
 
     def view(self) -> View:
         """Look past the verbs of the store."""

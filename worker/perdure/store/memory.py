@@ -123,7 +123,7 @@ class MemoryStore(MemoryWorkers):
             self._close(run, RunState.TERMINATED, records.encode_outcome(event))
             self.hint(Hint(closed=True))
             self._changed(run)
-            if owner is not None:
+            if owner is not None and owner in self.workers_by_id:  # else nobody would ever read, or remove, the note
                 run.mail += 1
                 run.inbox[run.mail] = InboxRow(records.encode_outcome(event), owner)
                 self.hint(Hint(workers=frozenset({owner})))

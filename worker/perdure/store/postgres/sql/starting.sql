@@ -142,7 +142,8 @@ WITH target AS MATERIALIZED (
     DELETE FROM perdure.task t USING target WHERE t.run_id = target.id
 ), noted AS (
     INSERT INTO perdure.inbox (run_id, number, owner, body)
-    SELECT id, mail + 1, owner, :outcome::bytea FROM target WHERE owner IS NOT NULL
+    -- Nobody would ever read, or remove, a note to a worker that is gone.
+    SELECT id, mail + 1, owner, :outcome::bytea FROM target WHERE owner IN (SELECT id FROM perdure.worker)
 ), changed AS (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM target WHERE key IS NOT NULL
 )
