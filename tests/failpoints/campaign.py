@@ -146,7 +146,7 @@ def somewhere(sent: Sent) -> Iterator[Cut]:
         times = sent[role][name]
         much = (min(times) + max(times)) // 2
         yield from (Cut(Place(role, name, 1, much if kind.carried_out else 0), kind) for kind in Kind)
-        if name == "flush":
+        if name.startswith("flush"):
             some = range(2, len(times), 1 + len(times) // 6)
             yield from (Cut(Place(role, name, nth), kind) for nth, kind in product(some, Kind))
 

@@ -109,12 +109,46 @@ LEFT JOIN LATERAL (
     SELECT array_agg(seq ORDER BY seq) AS seqs FROM perdure.task WHERE run_id = t.id
 ) k ON true;
 
+-- name: flush_turns
+-- What "flush" does, for commits that are a turn and perhaps a close and nothing else: most of them. Half the work of the
+-- long statement. One that is there already makes it fail as a whole; then, and when a run is not ours any more, the
+-- caller asks again with the long one.
+WITH fence AS MATERIALIZED (
+    SELECT id FROM perdure.worker
+    WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
+    FOR KEY SHARE
+), mine AS MATERIALIZED (
+    SELECT a.*, fence.id AS worker
+    FROM fence CROSS JOIN unnest(
+        :runs::bigint[], :seqs::integer[], :turns::bytea[], :endings::integer[], :outcomes::bytea[]
+    ) AS a (run_id, seq, events, ending, outcome)
+    JOIN perdure.run r ON r.id = a.run_id
+    WHERE r.owner = fence.id
+), recorded AS (
+    INSERT INTO perdure.history (run_id, seq, events) SELECT run_id, seq, events FROM mine
+), closed AS (
+    UPDATE perdure.run r
+    SET state = mine.ending, closed_at = now(), owner = NULL, wake_at = NULL,
+        waiting_for = NULL, hold_reason = NULL, hold_message = NULL, outcome = mine.outcome
+    FROM mine
+    WHERE mine.ending IS NOT NULL AND r.id = mine.run_id AND r.owner = mine.worker
+    RETURNING r.id, r.key IS NOT NULL AS changed
+), abandoned AS (
+    DELETE FROM perdure.task t USING mine WHERE mine.ending IS NOT NULL AND t.run_id = mine.run_id
+), read AS (
+    DELETE FROM perdure.inbox i USING mine WHERE mine.ending IS NOT NULL AND i.run_id = mine.run_id
+), changed AS (
+    INSERT INTO perdure.status_change (run_id) SELECT id FROM closed WHERE changed RETURNING run_id
+)
+SELECT (SELECT count(*) FROM mine), EXISTS (SELECT FROM changed) FROM fence;
+
 -- name: flush
 -- Many runs, one commit. The order that keeps it free of deadlocks: the worker's row, the rows of runs that change (by
 -- their numbers, as the caller sorts them), their turns, everything else. A run that closes is not locked before its row
--- changes: nothing depends on its mail any more, and the record of a lock is as long as that of a turn. A turn that is there already takes nothing else of its commit with it. ON CONFLICT would
--- find it too, but write a confirmation for every turn; a turn that appears between the look and the insert (somebody
--- terminates the run) makes the statement fail as a whole, and the caller repeats it.
+-- changes: nothing depends on its mail any more, and the record of a lock is as long as that of a turn. A turn that is
+-- there already takes nothing else of its commit with it. ON CONFLICT would find it too, but write a confirmation for
+-- every turn; a turn that appears between the look and the insert (somebody terminates the run) makes the statement fail
+-- as a whole, and the caller repeats it.
 -- Written as (x IN (SELECT …)) IS TRUE where a hashed look-up is wanted, because a join would be a nested loop.
 WITH fence AS MATERIALIZED (
     SELECT id, namespace, build FROM perdure.worker
