@@ -41,6 +41,21 @@ async def trip() -> list[str]:
     return [await note("a"), await note("b"), await pause("c"), await note("d")]
 
 
+@activity.define
+async def hold() -> None:
+    await asyncio.Event().wait()
+
+
+@workflow.define
+async def holds() -> None:
+    await hold()
+
+
+@workflow.define
+async def listens() -> int:
+    return await workflow.signal("go", int).receive()
+
+
 ACTIVITIES = [note, pause]
 
 
@@ -228,4 +243,40 @@ async def test_one_bad_run_does_not_disturb_the_others(world: World) -> None:
             else:
                 assert await handle.result() == number
     assert len(performed) == 45
+    await world.close()
+
+
+@run_async
+async def test_a_worker_takes_no_more_runs_than_it_can_begin_soon(world: World) -> None:
+    client, other = await world.client(), await world.client()
+    many = [await client.start(holds, id=f"many-{number}") for number in range(30)]
+    limits = Limits(activities=4, lease=1.5, drain=0.1)
+
+    async def all_owned() -> bool:
+        return first.owned + second.owned == 16
+
+    async with (
+        Worker(client, workflows=[holds], activities=[hold], limits=limits) as first,
+        Worker(other, workflows=[holds], activities=[hold], limits=limits) as second,
+    ):
+        await eventually(all_owned)
+        assert (first.owned, second.owned) == (8, 8), "twice the slots each; the others wait for a third worker"
+        for handle in many:
+            await handle.terminate()
+    await world.close()
+
+
+@run_async
+async def test_runs_that_only_wait_keep_no_others_from_being_taken(world: World) -> None:
+    client = await world.client()
+    async with Worker(client, workflows=[listens], limits=Limits(activities=2)) as worker:
+        waiting = [await client.start(listens, id=f"waits-{number}") for number in range(20)]
+
+        async def all_wait() -> bool:
+            return {run.waiting_for for run in await client.list()} == {"signal go"} or worker.owned == 20
+
+        await eventually(all_wait)
+        for handle in waiting:
+            await handle.signal("go", 1)
+        assert [await handle.result() for handle in waiting] == [1] * 20
     await world.close()

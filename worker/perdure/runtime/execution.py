@@ -37,7 +37,7 @@ from perdure.model.events import (
 )
 from perdure.model.failure import record
 from perdure.model.policies import MICROSECONDS
-from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hold, InboxItem, Park, Release, RunState
+from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hold, InboxItem, Park, Release, RunId, RunState
 
 from .attempts import Attempts, Job, Retry, Verdict
 from .beginning import Begun
@@ -72,6 +72,11 @@ class Home(Protocol):
     flusher: Flusher
     attempts: Attempts
     draining: bool
+    resting: set[RunId]
+    """Runs that wait for something from outside and do nothing here."""
+
+    def came_to_rest(self) -> None:
+        """Take note that a run has begun to wait."""
 
     def left(self, execution: "Execution", ending: Ending | None) -> None:
         """Take note that the run is not owned here any more; None: somebody else has it, or closed it."""
@@ -321,6 +326,11 @@ class Execution:
             self._wake = self._loop.call_later(max(0.0, wait), self._advance)
         elif not self._local:
             self._wake = self._loop.call_later(LINGER, self._park)
+        if self._local:
+            self.home.resting.discard(self.info.run_id)
+        else:
+            self.home.resting.add(self.info.run_id)
+            self.home.came_to_rest()
 
     def _until_next(self) -> float | None:
         """Return the seconds until the next timer, retry or deadline; None when there is none."""

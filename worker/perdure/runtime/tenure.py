@@ -33,7 +33,7 @@ from .waiting import hinted
 logger = logging.getLogger("perdure.worker")
 
 CLAIM = 100
-"""Most runs taken at a time, so that a new worker finds something to take."""
+"""Most runs taken at a time."""
 CLAIM_POLL = 2.5
 TASK_POLL = 10.0
 INBOX_POLL = 0.5
@@ -102,6 +102,7 @@ class Tenure:
         self.attempts = Attempts(charge.activities, charge.limits)
         self.draining = False
         self.polling = False
+        self.resting: set[RunId] = set()
         self.lost = asyncio.Event()
         self.turns: TurnQueue
         self.flusher: Flusher
@@ -111,6 +112,7 @@ class Tenure:
         self._executions: dict[RunId, Execution] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._unknown: set[RunId] = set()
+        self._left_some = False
         self._suspects: dict[RunId, float] = {}
         self._started_some = False
         self._work = asyncio.Event()
@@ -181,7 +183,7 @@ class Tenure:
     def would_take(self, new: NewRun) -> bool:
         """Tell whether a run that is started in this process may be ours from the start.
 
-        Only while there is a free slot for its first activity: what is more is left for other workers to find.
+        Only while it can do something soon: what is more is left for other workers to find.
         """
         return (
             self.polling
@@ -190,8 +192,17 @@ class Tenure:
             and new.namespace == self.charge.info.namespace
             and new.queue in self.queues
             and new.workflow in self.charge.workflows
-            and len(self._executions) < self.charge.limits.activities
+            and self._room() > 0
         )
+
+    def _room(self) -> int:
+        """Return how many more runs could do something soon; the others are left for workers that may come.
+
+        Runs that only wait do not count. For each slot one more may wait, so that no slot does.
+        """
+        limits = self.charge.limits
+        busy = len(self._executions) - len(self.resting)
+        return min(CLAIM, limits.runs - len(self._executions), 2 * limits.activities - busy)
 
     def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Beginning:
         """Take the first turn of a run that may be ours from its start."""
@@ -222,8 +233,8 @@ class Tenure:
 
     def left(self, execution: Execution, ending: Ending | None) -> None:
         """Take note that a run is not owned here any more."""
-        was_full = len(self._executions) >= self.charge.limits.runs
         self._executions.pop(execution.info.run_id, None)
+        self.resting.discard(execution.info.run_id)
         if isinstance(ending, Close):
             if not self.charge.audience.closed(execution.info.run_id, ending.outcome):
                 self.charge.store.hint(Hint(closed=True))  # who waits elsewhere as well finds out by polling
@@ -233,7 +244,12 @@ class Tenure:
             # A parked run belongs to nobody. Whoever parked it looks again at the right moment; the poll is the floor.
             delay = (ending.wake_at - self.clock.now()) / MICROSECONDS
             asyncio.get_running_loop().call_later(max(0.0, delay), self._work.set)
-        if was_full:
+        self.came_to_rest()
+
+    def came_to_rest(self) -> None:
+        """Look for more to do, when some was left and half of the room is free again."""
+        limits = self.charge.limits
+        if self._left_some and self._room() >= max(1, min(CLAIM, limits.runs, limits.activities) // 2):
             self._work.set()
         self._came_to_rest.set()
 
@@ -282,10 +298,12 @@ class Tenure:
         while not self.draining:
             strangers = strangers or self._work.is_set()
             self._work.clear()
-            room = min(CLAIM, self.charge.limits.runs - len(self._executions))
+            room = self._room()
+            self._left_some = room <= 0
             if room > 0:
                 claimed = await store.claim(self.lease, room)
                 self.polling = True
+                self._left_some = len(claimed) == room
                 for run in claimed:
                     self._adopt(run)
                     if run.suspect:

@@ -32,7 +32,11 @@ LONGEST_PAUSE = 1.0
 _COLLISIONS = (errors.DeadlockDetected, errors.SerializationFailure)
 _SHORT = (errors.DiskFull, errors.OutOfMemory, errors.IoError)
 """The server lacks something just now, and may have it again in a moment."""
-_GONE = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleSessionTimeout)
+_GONE = (
+    errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleSessionTimeout,
+    errors.ReadOnlySqlTransaction,
+)  # fmt: skip
+"""The server is going, or is not the one that takes writes any more: the address may lead to another one."""
 _SCHEMA = (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName)
 
 
@@ -148,7 +152,7 @@ class Lane:
         if connection is not None and not connection.closed and not isinstance(error, _GONE):
             return False
         await self.close()
-        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, *_GONE))
 
 
 class LeaseLine:
@@ -176,7 +180,7 @@ class LeaseLine:
                     if not kept or (self._connection is not None and not self._connection.closed):
                         raise
                     return self._run(query, parameters)
-            except psycopg.OperationalError as error:
+            except (psycopg.OperationalError, *_GONE) as error:
                 self._drop()
                 raise unavailable(self._address, error) from error
             except psycopg.Error as error:
