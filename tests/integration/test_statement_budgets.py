@@ -79,3 +79,18 @@ def test_the_intervals_add_up_to_less_than_one_statement_a_second() -> None:
     beats = 3 / Limits().lease
     looks = 1 / tenure.CLAIM_POLL + 1 / tenure.TASK_POLL + 2 / tenure.RECOVER_POLL
     assert beats + looks <= 0.9
+
+
+@run_async
+async def test_a_worker_that_no_hint_can_reach_looks_more_often(migrated: str) -> None:
+    behind = f"{migrated}{'&' if '?' in migrated else '?'}pgbouncer=true"
+    async with Client.connect(behind) as client, Worker(client, workflows=[sequence], activities=[step]):
+        await settled(client)
+
+        async def looks_often() -> bool:
+            statements = client.store.statements  # type: ignore[attr-defined]
+            statements.clear()
+            await asyncio.sleep(3)
+            return bool(min(statements["claim"], statements["claim_tasks"]) >= 2)
+
+        await eventually(looks_often)

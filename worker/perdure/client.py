@@ -141,6 +141,8 @@ class Hints:
         self._store = store
         self._callbacks: set[Callable[[Hint], None]] = set()
         self._task: asyncio.Task[None] | None = None
+        self.deaf = False
+        """Whether hints of other processes cannot come just now."""
 
     def add(self, callback: Callable[[Hint], None]) -> None:
         """Call back on every hint from now on."""
@@ -166,9 +168,11 @@ class Hints:
     async def _listen(self) -> None:
         while True:
             try:
+                self.deaf = False
                 async for hint in self._store.listen():
                     self.dispatch(hint)
             except StoreError as error:
+                self.deaf = True
                 logger.info("cannot listen for hints, polling instead: %s", error)
             await asyncio.sleep(10)
 

@@ -34,7 +34,7 @@ UNKNOWN_DELAY = 5.0
 class TaskLoop:
     """Takes tasks and answers them."""
 
-    def __init__(self, store: Store, lease: Lease, attempts: Attempts, poll: float) -> None:
+    def __init__(self, store: Store, lease: Lease, attempts: Attempts, poll: Callable[[], float]) -> None:
         self._store = store
         self._lease = lease
         self._attempts = attempts
@@ -73,7 +73,7 @@ class TaskLoop:
             taken = await self._take()
             if taken or self._answers:
                 continue
-            await hinted(self._news, min(self._poll, DROPPED_POLL) if self._mine else self._poll)
+            await hinted(self._news, min(self._poll(), DROPPED_POLL) if self._mine else self._poll())
             self._news.clear()
             await self._stop_dropped()
 

@@ -35,10 +35,12 @@ logger = logging.getLogger("perdure.worker")
 CLAIM = 100
 """Most runs taken at a time."""
 CLAIM_POLL = 2.5
-TASK_POLL = 10.0
+TASK_POLL = 8.0
+DEAF_POLL = 1.0
 INBOX_POLL = 0.5
 """Seconds between two looks when nobody hints. An idle worker looks for runs and
-tasks only and stays below one statement a second, heartbeats included."""
+tasks only and stays below one statement a second, heartbeats included; where no
+hint can come, as behind PgBouncer, it looks more often."""
 RECOVER_POLL = 30.0
 SURVIVED = 10.0
 """Seconds after which a run that may have ended its last owners is not to blame for the end of this one."""
@@ -87,6 +89,8 @@ class Charge:
     activities: Mapping[str, Any]
     limits: Limits
     audience: Audience
+    hears: Callable[[], bool]
+    """Whether hints of other processes reach this one."""
 
 
 class Tenure:
@@ -139,7 +143,7 @@ class Tenure:
             raise
         self.turns = TurnQueue()
         self.flusher = Flusher(charge.store, self.lease, self.turns, self.lost.set)
-        self._tasks = TaskLoop(charge.store, self.lease, self.attempts, TASK_POLL)
+        self._tasks = TaskLoop(charge.store, self.lease, self.attempts, lambda: self._pause(TASK_POLL))
         self._tasks.on_rest = self._came_to_rest.set
         self.attempts.on_free = self._tasks.has_room
         self.attempts.may_begin = self._keeper.holds
@@ -314,7 +318,10 @@ class Tenure:
                 if strangers and time.monotonic() - looked_at >= 1:
                     strangers, looked_at = False, time.monotonic()
                     await store.hold_unknown(self.lease)
-            await hinted(self._work, CLAIM_POLL)
+            await hinted(self._work, self._pause(CLAIM_POLL))
+
+    def _pause(self, longest: float) -> float:
+        return longest if self.charge.hears() else DEAF_POLL
 
     def _adopt(self, claimed: ClaimedRun, begun: Begun | None = None) -> None:
         definition = self.charge.workflows[claimed.info.workflow]  # the store hands out what we registered, and no more

@@ -99,6 +99,7 @@ class Worker:
             activities=self._activities,
             limits=self._limits,
             audience=self._client.watcher,
+            hears=lambda: not self._client.hints.deaf,
         )
         self._client.hints.add(self._on_hint)
         self._client.hosts.append(self._taker)

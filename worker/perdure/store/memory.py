@@ -11,6 +11,7 @@ from perdure.errors import PayloadError
 from perdure.model import codec
 from perdure.model.events import (
     Incoming,
+    Microseconds,
     Turn,
     TurnHeader,
     WorkflowExecutionCancelRequested,
@@ -185,7 +186,7 @@ class MemoryStore(MemoryWorkers):
     async def flush(self, lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
         """Carry out the commits that can be stored, then complain about those that cannot."""
         with self.lock:
-            me = self._fence(lease).info
+            me, now = self._fence(lease).info, self.clock()
             answers: list[Committed | None] = []
             refused: dict[int, PayloadError] = {}
             for place, commit in enumerate(commits):
@@ -197,7 +198,7 @@ class MemoryStore(MemoryWorkers):
                     refused[place] = error
                     answers.append(None)
                 else:
-                    answers.append(self._commit(lease, me.build, commit))
+                    answers.append(self._commit(lease, me.build, commit, now))
             if refused:
                 raise CommitRefusedError(refused, answers)
             return [answer for answer in answers if answer is not None]
@@ -248,7 +249,7 @@ class MemoryStore(MemoryWorkers):
         self._end(run, build, Hold(reason=UNREADABLE, message=str(error)))
         self._changed(run)
 
-    def _commit(self, lease: Lease, build: str, commit: Commit) -> Committed:
+    def _commit(self, lease: Lease, build: str, commit: Commit, now: Microseconds) -> Committed:
         run = self.runs.get(commit.run_id)
         mine = run is not None and run.owner == lease.worker
         if run is not None and commit.turn is not None:
@@ -264,16 +265,15 @@ class MemoryStore(MemoryWorkers):
             took_place = run is not None and commit.turn is None and _looks_ended(run, commit.ending)
             return Committed(recorded=took_place, ended=took_place)
         waited_for = run.waiting_for
-        self._apply(run, commit)
+        self._apply(run, commit, now)
         ended = commit.ending is not None and self._end(run, build, commit.ending)
         if commit.visible is not None or run.state >= RunState.HELD or run.waiting_for != waited_for:
             self._changed(run)
         return Committed(recorded=True, ended=ended)
 
-    def _apply(self, run: RunRow, commit: Commit) -> None:
+    def _apply(self, run: RunRow, commit: Commit, now: Microseconds) -> None:
         for number in [number for number in run.inbox if commit.consumed is not None and number <= commit.consumed]:
             del run.inbox[number]
-        now = self.clock()
         for task in commit.tasks:
             run.tasks[task.seq] = TaskRow(
                 run_id=run.id,
