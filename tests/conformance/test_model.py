@@ -40,7 +40,9 @@ from perdure.model.runs import (
     WorkerId,
 )
 from perdure.store.base import UNKNOWN_WORKFLOW, RunFilter
+from perdure.store.memory_rows import RunRow
 from perdure.store.postgres import migrate
+from tests.conformance.model_view import Actor
 from tests.support.stores import (
     LATER,
     NAMESPACE,
@@ -158,6 +160,13 @@ class Verbs(RuleBasedStateMachine):
         started = self.same(lambda store, _: store.start(new_run(instance, key=key, priority=priority)))
         self.turns.setdefault(started.run_id, 1)
 
+    @rule(instance=INSTANCES, number=NUMBERS)
+    def start_beside_a_worker(self, instance: str, number: int) -> None:
+        takers = [Actor(lease, "taker") for lease in self.lease(number)]
+        started = self.same(lambda store, side: store.start(new_run(instance), takers[side]))
+        self.turns.setdefault(started.run_id, 1)
+        assert set(takers[0].runs) == set(takers[1].runs) == ({started.run_id} if started.taken else set())
+
     @precondition(lambda self: len(self.leases) < 5)
     @rule(
         build=st.sampled_from(["build-1", "build-2"]),
@@ -196,12 +205,17 @@ class Verbs(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def flush(self, data: st.DataObject) -> None:
-        """Mostly what a worker does with its own run, sometimes what it does by mistake."""
+        """Mostly what a worker does with its own runs, sometimes what it does by mistake."""
         rows = self.model.store.runs
         owned = [run_id for run_id, run in rows.items() if run.owner is not None]
         astray = data.draw(NUMBERS) == 0
         run = rows[data.draw(st.sampled_from(sorted(self.turns) if astray or not owned else owned))]
         owner = 0 if astray or run.owner is None else run.owner - 1
+        others = [rows[run_id] for run_id in owned if rows[run_id].owner == run.owner and run_id != run.id]
+        together = [run, *others] if data.draw(st.booleans()) else [run]
+        self.write(owner, [self.commit(data, run, astray=astray) for run in together])
+
+    def commit(self, data: st.DataObject, run: RunRow, *, astray: bool) -> Commit:
         mail = st.sampled_from([run.mail, max(0, run.mail - 1)])
         seq = self.turns[run.id] - (1 if astray else 0)
         ending: Ending | None = data.draw(endings(mail))
@@ -215,19 +229,21 @@ class Verbs(RuleBasedStateMachine):
             parts.append(turn(seq))
             changes["tasks"] = data.draw(st.sampled_from([(), (task,)]))
             changes["dropped_tasks"] = data.draw(st.sampled_from([(), (), (1,), (2,)]))
-        self.write(owner, commit(run.id, *parts, **changes))
+        return commit(run.id, *parts, **changes)
 
     @precondition(lambda self: self.flushed)
     @rule(number=NUMBERS)
     def flush_again(self, number: int) -> None:
         """What a worker does that got no answer."""
-        self.write(*self.flushed[-1 - number % len(self.flushed)])
+        owner, asked = self.flushed[-1 - number % len(self.flushed)]
+        self.write(owner, [asked])
 
-    def write(self, number: int, asked: Commit) -> None:
-        answers = self.same(lambda store, side: store.flush(self.lease(number)[side], [asked]))
-        if isinstance(answers, list) and answers[0].recorded and asked.turn is not None:
-            self.turns[asked.run_id] = max(self.turns[asked.run_id], asked.turn.seq + 1)
-            self.flushed.append((number % len(self.leases), asked))
+    def write(self, number: int, asked: list[Commit]) -> None:
+        answers = self.same(lambda store, side: store.flush(self.lease(number)[side], asked))
+        for one, answer in zip(asked, answers, strict=True) if isinstance(answers, list) else ():
+            if answer.recorded and one.turn is not None:
+                self.turns[one.run_id] = max(self.turns[one.run_id], one.turn.seq + 1)
+                self.flushed.append((number % len(self.leases), one))
 
     @invariant()
     def the_same_is_seen(self) -> None:
@@ -241,6 +257,10 @@ class Verbs(RuleBasedStateMachine):
     def help_others(self, number: int) -> None:
         self.same(lambda store, side: store.hold_unknown(self.lease(number)[side]))
         self.same(lambda store, side: store.recover(self.lease(number)[side]))
+
+    @rule(number=NUMBERS)
+    def absolve(self, number: int) -> None:
+        self.same(lambda store, side: store.absolve(self.lease(number)[side], sorted(self.turns)))
 
     @rule(number=NUMBERS)
     def renew(self, number: int) -> None:
