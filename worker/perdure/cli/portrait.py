@@ -31,12 +31,12 @@ ADVICE = {
         "by itself"
     ),
     "PayloadTooLarge": (
-        "deploy code that records less, or raise Limits(payload=...) of the workers and then: perdure resume {id}"
+        "deploy code that records less, or start the workers with a higher --max-payload and then: perdure resume {id}"
     ),
     "RunTooLarge": "give it up (perdure terminate {id}), and start it anew with references instead of large values",
     "TurnTimedOut": (
         "let the code that is named above await something or move it into an activity, and deploy it; a worker with "
-        "another build resumes the run by itself. If the machine was only busy: perdure resume {id}"
+        "another build resumes the run by itself. If it is right and slow: a higher --max-turn, then perdure resume {id}"
     ),
     "PoisonRun": (
         "see why the workers ended while they had the run (kubectl logs --previous), and deploy what mends it; then: "

@@ -46,6 +46,12 @@ class WorkerOptions:
     threads: Annotated[
         int, typer.Option(help="Threads for activities that are not async, for each process.", min=1)
     ] = _DEFAULTS.threads
+    max_turn: Annotated[
+        float, seconds_option("A turn that computes for longer is interrupted, and its run is held.")
+    ] = _DEFAULTS.turn
+    max_payload: Annotated[
+        int, typer.Option(help="Bytes of JSON that a result or the input of an activity may have.", min=1)
+    ] = _DEFAULTS.payload
     health_port: Annotated[
         str | None,
         typer.Option(
@@ -106,6 +112,8 @@ def worker(
             threads=options.threads,
             lease=options.lease,
             drain=options.drain,
+            turn=options.max_turn,
+            payload=options.max_payload,
         ),
         log_format=options.log_format,
         debug=exits.debugging(),

@@ -50,7 +50,7 @@ def too_large(what: str, size: int, limit: int) -> PayloadError:
     return PayloadError(
         f"{what} has {size:,} bytes, and a payload may have {limit:,}. Keep large data elsewhere, such as in an object "
         "store, and pass a reference; or raise the limit: Client.connect(payload_limit=...) for what a client sends, "
-        "Limits(payload=...) for a worker"
+        "Limits(payload=...) or --max-payload for a worker"
     )
 
 
