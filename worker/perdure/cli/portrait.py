@@ -36,7 +36,7 @@ ADVICE = {
     "RunTooLarge": "give it up (perdure terminate {id}), and start it anew with references instead of large values",
     "TurnTimedOut": (
         "let the code that is named above await something or move it into an activity, and deploy it; a worker with "
-        "another build resumes the run by itself. If it is right and slow: a higher --max-turn, then perdure resume {id}"
+        "another build resumes the run by itself. If it is right and slow: raise --max-turn, then perdure resume {id}"
     ),
     "PoisonRun": (
         "see why the workers ended while they had the run (kubectl logs --previous), and deploy what mends it; then: "
