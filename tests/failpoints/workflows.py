@@ -104,11 +104,11 @@ async def stuck() -> None:
 
 
 @activity.define(retry=PATIENT)
-async def stuck_once() -> str:
-    """Never end, but for the second time that this is tried anywhere."""
+async def stuck_twice() -> str:
+    """Never end, but for the third time that this is tried anywhere."""
     before = Process.journal.read_text().count(f"attempt {activity.info().workflow_id} ")
     note()
-    if before == 0:
+    if before < 2:
         await asyncio.Event().wait()
     return "free"
 
@@ -217,7 +217,9 @@ async def drifter() -> int:
 
 @workflow.define
 async def stolen() -> str:
-    return await stuck_once()
+    found = await stuck_twice()
+    await asyncio.sleep(0.7)  # long enough to be seen to survive
+    return found
 
 
 @workflow.define
@@ -241,6 +243,6 @@ ACTIVITIES: list[Activity[..., Any]] = [
     echo,
     leave,
     stuck,
-    stuck_once,
+    stuck_twice,
     hang,
 ]

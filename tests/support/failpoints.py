@@ -12,7 +12,7 @@ import enum
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 from urllib.parse import quote
 
@@ -67,6 +67,10 @@ class Cut:
 
     place: Place
     kind: Kind
+
+    def anywhere(self) -> Cut:
+        """Return the cut without regard to how much the statement does."""
+        return replace(self, place=replace(self.place, least=0))
 
     def __str__(self) -> str:
         return f"{self.place}, {self.kind}"
