@@ -19,6 +19,7 @@ from psycopg.pq import TransactionStatus
 from perdure.errors import SchemaVersionError, StoreError
 from perdure.store.postgres import arrays
 from perdure.store.postgres.address import Address, refuses_options, unavailable
+from perdure.store.postgres.exchange import Exchange
 from perdure.store.postgres.queries import QUERIES, Query
 
 Row = tuple[Any, ...]
@@ -54,7 +55,7 @@ def _settings(address: Address, pooler: Pooler, *, hot: bool) -> tuple[str, int 
     return (address.with_plans(), 1) if hot else (address.conninfo, None)
 
 
-def _arguments(query: Query, parameters: Parameters) -> list[object]:
+def _arguments(query: Query, parameters: Parameters) -> list[Any]:
     return [parameters[name] for name in query.parameters]
 
 
@@ -80,6 +81,7 @@ class Lane:
         self._hot = hot
         self._turn = asyncio.Lock()
         self._connection: psycopg.AsyncConnection[Row] | None = None
+        self._exchange: Exchange | None = None
 
     async def fetch(
         self,
@@ -121,6 +123,8 @@ class Lane:
 
     async def _run(self, connection: psycopg.AsyncConnection[Row], query: Query, parameters: Parameters) -> list[Row]:
         self._statements[query.name] += 1
+        if self._exchange is not None:
+            return await self._exchange.run(query, _arguments(query, parameters))
         async with psycopg.AsyncRawCursor(connection) as cursor:
             await cursor.execute(query.statement, _arguments(query, parameters), binary=True)
             return await cursor.fetchall() if cursor.description else []
@@ -142,6 +146,7 @@ class Lane:
             return await self._connected()
         arrays.register(connection)
         self._connection = connection
+        self._exchange = Exchange(connection) if threshold is not None else None
         return connection
 
     async def _lost(self, error: psycopg.Error) -> bool:

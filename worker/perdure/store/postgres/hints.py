@@ -6,6 +6,7 @@ What lives here: `Hints`. What must not: anything that correctness depends on. A
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncIterator
 from itertools import islice
 
@@ -18,8 +19,10 @@ from perdure.store.postgres import arrays
 from perdure.store.postgres.address import Address, unavailable
 from perdure.store.postgres.connection import Lane, Pooler
 
-PAUSE = 0.01
-"""Least seconds between two NOTIFYs: each takes a lock that all databases of the server share."""
+PAUSE = 0.002
+SHARE = 0.2
+"""Least seconds between two NOTIFYs, and the most of its time that a process sends them: each takes a lock that all
+databases of the server share, and takes longer when others want it too."""
 MOST_NAMES = 50
 """Most queues or workers in one payload, which must stay below 8,000 bytes."""
 
@@ -85,9 +88,11 @@ class Hints:
             while self._waiting:
                 payloads = _encoded(self._sender, self._waiting)
                 self._waiting = set()
+                began_at = time.monotonic()
                 with contextlib.suppress(StoreError):  # lost hints cost a poll
                     await self._lane.fetch("notify", {"payloads": arrays.texts(payloads)}, patience=0)
-                await asyncio.sleep(PAUSE)
+                took = time.monotonic() - began_at
+                await asyncio.sleep(max(PAUSE, took / SHARE - took))
         finally:
             self._task = None
 
