@@ -351,6 +351,11 @@ async def never_ends() -> None:
             TRACE.append("ignored")
 
 
+def test_a_run_that_has_not_begun_is_evicted_in_silence() -> None:
+    script = Script(stubborn_cleanup)
+    assert script.run.evict() == []
+
+
 def test_eviction_closes_a_task_that_ignores_cancellation_and_names_it() -> None:
     script = Script(never_ends)
     script.turn()

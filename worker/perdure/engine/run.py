@@ -8,6 +8,7 @@ runtime call it; workflow code reaches it through `current`.
 
 import asyncio
 import contextvars
+import inspect
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NoReturn, Protocol
@@ -351,14 +352,17 @@ class Run:
     def _end_tasks(self) -> list[str]:
         self.loop.clear()
         for task in self.loop.open_tasks():
-            task.cancel()
+            coroutine = task.get_coro()
+            if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                coroutine.close()  # it has not begun, and its first step is among what was cleared
+                self.loop.tasks.remove(task)
         for _ in range(_TEARDOWN_ROUNDS):
-            self.loop.run_ready()
             remaining = self.loop.open_tasks()
             if not remaining:
                 return []
             for task in remaining:
                 task.cancel()
+            self.loop.run_ready()
         stubborn = self.loop.open_tasks()
         for task in stubborn:
             coroutine = task.get_coro()
