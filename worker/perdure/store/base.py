@@ -150,7 +150,7 @@ class Store(Protocol):
     async def expire(self, namespace: str, worker_name: str) -> int:
         """Take the leases of the workers of this name away at once; return how many there were.
 
-        Their runs and tasks are ready again, as after `recover`.
+        Their runs and tasks are ready again, and those of other workers that have vanished, as after `recover`.
         """
 
     async def recover(self, lease: Lease) -> int:

@@ -83,16 +83,17 @@ class MemoryWorkers(MemoryReads):
                 if worker.info.namespace == namespace and worker.info.name == worker_name
             }
             self._dismiss(gone)
-            self._count_takeovers(namespace, gone)
-            self._free_orphans(namespace, gone)
+            if gone:
+                vanished = self._vanished_owners()
+                self._count_takeovers(namespace, vanished)
+                self._free_orphans(namespace, vanished)
             return len(gone)
 
     async def recover(self, lease: Lease) -> int:
         """Make ready what vanished workers had, and held runs that this worker's code may free."""
         with self.lock:
             me = self._fence(lease).info
-            owners = {run.owner for run in self.runs.values()} | {task.owner for task in self._tasks()}
-            gone = {owner for owner in owners if owner is not None and owner not in self.workers_by_id}
+            gone = self._vanished_owners()
             self._count_takeovers(lease.namespace, gone)
             self._hold_poison(lease.namespace, me, gone)
             freed = self._free_orphans(lease.namespace, gone)
@@ -107,6 +108,10 @@ class MemoryWorkers(MemoryReads):
                     self._free_held(run)
                     freed += 1
             return freed
+
+    def _vanished_owners(self) -> set[WorkerId]:
+        owners = {run.owner for run in self.runs.values()} | {task.owner for task in self._tasks()}
+        return {owner for owner in owners if owner is not None and owner not in self.workers_by_id}
 
     async def hold_unknown(self, lease: Lease) -> int:
         """Hold ready runs that no worker can take."""

@@ -5,6 +5,7 @@ What lives here: `Exchange`, for one connection of a hot lane. What must not: re
 the statement, the type of every parameter and the type of every column; ours never change.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,19 +25,23 @@ class Exchange:
 
     def __init__(self, connection: psycopg.AsyncConnection[Row]) -> None:
         self._connection = connection
-        self._prepared: set[str] = set()
+        self._prepared: dict[str, bytes] = {}
+        self._attempts = itertools.count()
         self._loaders: dict[str, abc.Transformer] = {}
 
     async def run(self, query: Query, arguments: Sequence[bytes | None]) -> list[Row]:
         """Return the rows; raise psycopg's errors as a cursor does."""
         name, connection = query.name, self._connection
         async with connection.lock:
-            if name not in self._prepared:
-                connection.pgconn.send_prepare(name.encode(), query.statement)
+            prepared = self._prepared.get(name)
+            if prepared is None:
+                # A name of its own for each attempt: one that was cancelled half-way may have taken its name.
+                prepared = f"{name} {next(self._attempts)}".encode()
+                connection.pgconn.send_prepare(prepared, query.statement)
                 await self._answer()
-                self._prepared.add(name)
+                self._prepared[name] = prepared
             formats = [Format.BINARY] * len(arguments)
-            connection.pgconn.send_query_prepared(name.encode(), arguments, formats, Format.BINARY)
+            connection.pgconn.send_query_prepared(prepared, arguments, formats, Format.BINARY)
             result = await self._answer()
         if result.ntuples == 0:
             return []
