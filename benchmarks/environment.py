@@ -24,7 +24,7 @@ def dbos_python() -> str:
     if not mark.exists():
         print(f"Installing {LOCK.name} into {FOLDER.name}", flush=True)
         uv = Path(sys.executable).with_name("uv")
-        _run(uv, "venv", "--quiet", "--clear", "--seed", "--python", sys.executable, FOLDER)
+        _run(uv, "venv", "--quiet", "--clear", "--seed", "--system-certs", "--python", sys.executable, FOLDER)
         wanted = ("--require-hashes", LOCK)
         try:
             _run(uv, "pip", "sync", "--quiet", "--system-certs", "--python", python, *wanted)
