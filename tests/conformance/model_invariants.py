@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
@@ -48,9 +49,9 @@ class Invariants(RuleBasedStateMachine):
             self.enter("build-1")
             self.runner.run(self.stage.start(instance))
 
+    @abstractmethod
     def view(self) -> View:
         """Look past the verbs of the store."""
-        raise NotImplementedError
 
     def empty(self) -> None:
         """Remove what an earlier example stored."""

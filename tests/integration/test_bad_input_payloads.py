@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 
 from perdure import Client, Limits, Worker, WorkflowFailedError, activity, workflow
-from perdure.client import WorkflowHandle
 from perdure.errors import ActivityError, PayloadError
 from perdure.model.payload import LIMIT
-from perdure.model.runs import NewRun, RunState, RunSummary
+from perdure.model.runs import NewRun
 from perdure.workflow import Workflow
-from tests.support.world import World, eventually, run_async, types
+from tests.support.world import World, eventually, run_async, types, until_held
 
 SMALL = 10_000
 LIMITED = Limits(payload=SMALL, drain=2.0)
@@ -87,15 +86,6 @@ async def scatters(count: int, length: int) -> int:
 
 WORKFLOWS: list[Workflow[..., Any]] = [echo, hears, returns, asks, tells, imagines, gathers, scatters]
 ACTIVITIES: list[activity.Activity[..., Any]] = [repeat, repeat_in_thread, measure]
-
-
-async def until_held(handle: WorkflowHandle[Any]) -> RunSummary:
-    async def held() -> RunSummary | None:
-        summary = await handle.describe()
-        return summary if summary.state is RunState.HELD else None
-
-    summary: RunSummary = await eventually(held)
-    return summary
 
 
 @run_async

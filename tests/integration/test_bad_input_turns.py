@@ -3,14 +3,11 @@
 import asyncio
 import logging
 import time
-from typing import Any
 
 import pytest
 
 from perdure import Limits, Worker, activity, workflow
-from perdure.client import WorkflowHandle
-from perdure.model.runs import RunState, RunSummary
-from tests.support.world import World, eventually, run_async
+from tests.support.world import World, eventually, run_async, until_held
 
 SHORT = Limits(lease=4.0, turn=0.3, drain=2.0)
 
@@ -45,15 +42,6 @@ async def steps() -> list[str]:
 @workflow.define
 async def hogs(seconds: float) -> str:
     return await hog(seconds)
-
-
-async def until_held(handle: WorkflowHandle[Any]) -> RunSummary:
-    async def held() -> RunSummary | None:
-        summary = await handle.describe()
-        return summary if summary.state is RunState.HELD else None
-
-    summary: RunSummary = await eventually(held)
-    return summary
 
 
 @run_async

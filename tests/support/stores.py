@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from typing import Any, Protocol, TypeVar
@@ -56,26 +57,26 @@ class FullStore(Store, ReadStore, Protocol):
     """A store that can be read and written."""
 
 
-class Stage:
+class Stage(ABC):
     """A store with nothing in it. Its clients and workers live in one namespace unless told otherwise."""
 
     store: FullStore
 
+    @abstractmethod
     async def another(self) -> FullStore:
         """Return a store on the same data, as another process would have."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def pass_time(self, seconds: float) -> None:
         """Let so much time pass for everything that is stored."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def open(self) -> None:
         """Connect, on the event loop of the test."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def close(self) -> None:
         """Close everything that was opened."""
-        raise NotImplementedError
 
     async def start(self, instance: str = "order-1", **changes: Any) -> Started:
         """Start an instance of the workflow ``order``."""

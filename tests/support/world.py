@@ -11,8 +11,8 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 from perdure import Client, Limits, Worker
-from perdure.client import FullStore, open_store
-from perdure.model.runs import HistoryEvent
+from perdure.client import FullStore, WorkflowHandle, open_store
+from perdure.model.runs import HistoryEvent, RunState, RunSummary
 from perdure.store.memory import MemoryStore
 
 P = ParamSpec("P")
@@ -75,6 +75,17 @@ async def eventually(what: Callable[[], Awaitable[Any]], longest: float = 20.0) 
             message = f"did not come true within {longest:g} s; the last answer was {answer!r}"
             raise AssertionError(message)
         await asyncio.sleep(0.02)
+
+
+async def until_held(handle: WorkflowHandle[Any]) -> RunSummary:
+    """Wait until the run is held and return how."""
+
+    async def held() -> RunSummary | None:
+        summary = await handle.describe()
+        return summary if summary.state is RunState.HELD else None
+
+    summary: RunSummary = await eventually(held)
+    return summary
 
 
 def types(history: Sequence[HistoryEvent]) -> list[str]:

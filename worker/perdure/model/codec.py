@@ -59,7 +59,6 @@ _encoder = msgspec.json.Encoder()
 _outline_decoder = msgspec.json.Decoder(_Outline)
 _event_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _row_decoder = msgspec.json.Decoder(_Row)
-_message_decoder: msgspec.json.Decoder[Incoming] = msgspec.json.Decoder(Incoming)
 
 
 def encode_turn(header: TurnHeader, events: Sequence[Event]) -> bytes:
@@ -146,17 +145,6 @@ def newer(what: str, error: msgspec.MsgspecError) -> PayloadError:
 def encode_message(event: Incoming) -> bytes:
     """Return the bytes of one inbox message."""
     return JSON + _encoder.encode(event)
-
-
-def decode_message(data: bytes | memoryview) -> Incoming:
-    """Return the event in an inbox message; raise `PayloadError` when this release cannot read it."""
-    view = memoryview(data)
-    try:
-        if view[:1] == JSON:
-            return _message_decoder.decode(view[1:])
-    except msgspec.MsgspecError as error:
-        raise newer("a message in its inbox", error) from error
-    raise unknown_codec("a message in its inbox", view)
 
 
 def payload_size(event: Event) -> int:

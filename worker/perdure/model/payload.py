@@ -26,7 +26,7 @@ def _encode_other(value: Any) -> Any:
     if callable(dump):
         return dump(mode="json")
     message = f"a value of type {type(value).__qualname__} cannot be recorded"
-    raise NotImplementedError(message)
+    raise NotImplementedError(message)  # how a hook tells msgspec that it does not know the type either
 
 
 def _decode_other(wanted: type, value: Any) -> Any:
@@ -36,7 +36,7 @@ def _decode_other(wanted: type, value: Any) -> Any:
     if isinstance(value, wanted):
         return value
     message = f"a value of type {getattr(wanted, '__qualname__', wanted)} cannot be read back"
-    raise NotImplementedError(message)
+    raise NotImplementedError(message)  # how a hook tells msgspec that it does not know the type either
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_encode_other)

@@ -88,7 +88,6 @@ class LeaseKeeper:
         return renewal.reaped
 
     def _renew_until_stopped(self) -> None:
-        renewed_at = monotonic()
         while not self._stopped.wait(self._length / 3):
             silence = self._watchdog.silence()
             if silence > self._length:
@@ -99,17 +98,14 @@ class LeaseKeeper:
                 self._tell("lost")
                 return
             try:
-                asked_at = monotonic()
                 if self._renew():
                     self._tell("reaped")
-                renewed_at = asked_at
             except LeaseLostError:
                 self._tell("lost")
                 return
             except StoreError as error:
                 logger.warning("the lease could not be renewed: %s", error)
-                if monotonic() - renewed_at > self._length:
-                    self._tell("lost")
+                if not self.holds():
                     return
 
     def _tell(self, event: str) -> None:
