@@ -27,6 +27,7 @@ from perdure.runtime import execution, tenure
 from perdure.store.base import RunFilter
 from tests.failpoints import workflows
 from tests.failpoints.workflows import ACTIVITIES, LARGE, WORKFLOWS, Process
+from tests.support.world import described
 
 PAUSE = 0.05
 
@@ -182,7 +183,7 @@ async def caller(part: Part) -> None:
         await start(client, "fragile", workflows.fragile, queue="other")
         await start(client, "late", workflows.late)
         if not await client.store.by_key([part.key]):
-            await client.start_input("keyed", {"name": "object"}, id="keyed", key=part.key)
+            await client.start_new(described(client, "keyed", "keyed", b'{"name":"object"}', part.key))
         await asyncio.gather(
             play.talk(), play.cancel(), play.terminate("busy"), play.terminate("waiting"), play.resume()
         )

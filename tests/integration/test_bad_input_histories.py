@@ -15,7 +15,7 @@ from perdure.store.base import RunFilter
 from perdure.store.memory import MemoryStore
 from perdure.store.memory_rows import InboxRow
 from tests.support.stores import raw
-from tests.support.world import World, eventually, run_async, types
+from tests.support.world import World, described, eventually, run_async, types
 
 
 @activity.define
@@ -87,7 +87,7 @@ def test_a_run_that_a_newer_release_wrote_is_held_and_shown_and_the_others_go_on
     @run_async
     async def newer() -> None:
         client = await world.client()
-        run_id = await client.start_input("steps", {}, id="newer", key="uid-1")
+        run_id = await client.start_new(described(client, "steps", "newer", key="uid-1"))
         await write(world, client, "history", run_id, 1, NEWER[what])
         async with Worker(client, workflows=[steps], activities=[echo], build_id="one"):
             assert await (await client.start(steps)).result() == "ab"
@@ -151,7 +151,7 @@ async def test_a_message_that_a_newer_release_sent_holds_the_run_only(world: Wor
 @run_async
 async def test_an_outcome_that_a_newer_release_wrote_is_shown_and_is_an_error_for_who_waits(world: World) -> None:
     client, other = await world.client(), await world.client()
-    run_id = await client.start_input("steps", {}, id="newer", key="uid-1")
+    run_id = await client.start_new(described(client, "steps", "newer", key="uid-1"))
     async with Worker(client, workflows=[steps], activities=[echo]):
         assert await client.handle("newer").result() == "ab"
     await write(world, client, "outcome", run_id, 0, b"\x02sealed")

@@ -10,7 +10,7 @@ from perdure.errors import ActivityError, PayloadError
 from perdure.model.payload import LIMIT
 from perdure.model.runs import NewRun
 from perdure.workflow import Workflow
-from tests.support.world import World, eventually, run_async, types, until_held
+from tests.support.world import World, described, eventually, run_async, types, until_held
 
 SMALL = 10_000
 LIMITED = Limits(payload=SMALL, drain=2.0)
@@ -95,7 +95,7 @@ async def test_an_input_over_the_limit_is_refused_at_the_caller(world: World) ->
     with pytest.raises(PayloadError, match=advice):
         await client.start(echo, "x" * (LIMIT - 3), id="big")
     with pytest.raises(PayloadError, match="payload_limit"):
-        await client.start_input("echo", {"text": "x" * LIMIT}, id="big")
+        await client.start_new(described(client, "echo", "big", b'{"text":"%s"}' % (b"x" * LIMIT)))
     assert await client.list() == []
     async with Worker(client, workflows=WORKFLOWS, activities=ACTIVITIES):
         assert len(await (await client.start(echo, "x" * (LIMIT - 4))).result()) == LIMIT - 4, "the quotes and brackets"

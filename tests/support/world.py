@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 
 from perdure import Client, Limits, Worker
 from perdure.client import FullStore, WorkflowHandle, open_store
-from perdure.model.runs import HistoryEvent, RunState, RunSummary
+from perdure.model.runs import HistoryEvent, NewRun, RunState, RunSummary
 from perdure.store.memory import MemoryStore
 
 P = ParamSpec("P")
@@ -48,6 +48,13 @@ class World:
             await client.__aexit__(None, None, None)
         for store in self._stores:
             await store.close()
+
+
+def described(client: Client, workflow: str, instance: str, named: bytes = b"{}", key: str | None = None) -> NewRun:
+    """Return an instance of a workflow as a manifest describes it: input by name, and an object's key."""
+    return NewRun(
+        id=instance, namespace=client.namespace, workflow=workflow, queue="default", input=named, seed="seed", key=key
+    )
 
 
 def run_async(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:

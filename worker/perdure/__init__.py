@@ -19,7 +19,7 @@ from perdure.errors import (
     WorkflowTimedOutError,
 )
 from perdure.model.policies import RetryPolicy
-from perdure.runtime.tenure import Limits
+from perdure.runtime.limits import Limits
 from perdure.runtime.worker import Worker
 
 __version__ = "0.1.0"

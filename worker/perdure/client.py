@@ -10,7 +10,7 @@ import os
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, cast, overload
 
@@ -279,17 +279,6 @@ class Client:
         started = await self._start(new)
         result = workflow.signature.result if isinstance(workflow, Workflow) else _ANY
         return WorkflowHandle(self, new.id, started.run_id, result, fresh=started.created)
-
-    async def start_input(self, workflow: str, named: Mapping[str, Any], **options: Any) -> RunId:
-        """Start an instance with input by name, as a manifest has it; ``options`` are fields of `NewRun`."""
-        payload = encode(dict(named), f"the input of {workflow}")
-        values: dict[str, Any] = {
-            "namespace": self.namespace,
-            "queue": "default",
-            "seed": secrets.token_urlsafe(8),
-            **options,
-        }
-        return await self.start_new(NewRun(workflow=workflow, input=bytes(payload), **values))
 
     async def start_new(self, new: NewRun) -> RunId:
         """Start a run that is described already."""

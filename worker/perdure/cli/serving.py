@@ -20,7 +20,7 @@ from perdure.cli import logs, modules
 from perdure.client import Client
 from perdure.errors import StoreUnavailableError
 from perdure.runtime.health import Health, HealthServer, Pulse
-from perdure.runtime.tenure import Limits
+from perdure.runtime.limits import Limits
 from perdure.runtime.worker import Worker
 
 logger = logging.getLogger("perdure.worker")

@@ -16,7 +16,7 @@ from perdure.cli.supervising import Supervisor
 from perdure.client import DEFAULT_NAMESPACE
 from perdure.errors import RequestError
 from perdure.runtime.health import HealthServer
-from perdure.runtime.tenure import Limits
+from perdure.runtime.limits import Limits
 
 _DEFAULTS = Limits()
 

@@ -10,7 +10,7 @@ import contextvars
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -20,6 +20,8 @@ from perdure.model.events import ActivityCompleted, ActivityFailed, Failure
 from perdure.model.failure import record
 from perdure.model.payload import check_size, encode
 from perdure.model.policies import ActivityOptions
+
+from .limits import Limits
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,22 +221,6 @@ class Attempt:
             self._timers.append(self._loop.call_later(left, self._watch_heartbeat, allowed))
 
 
-class Capacity(Protocol):
-    """How much a process carries out at a time, and how large results may be."""
-
-    @property
-    def activities(self) -> int:
-        """Attempts on the event loop."""
-
-    @property
-    def threads(self) -> int:
-        """Attempts in threads."""
-
-    @property
-    def payload(self) -> int:
-        """Most bytes of a result."""
-
-
 class Attempts:
     """The activities that this process knows, and the attempts that it is making.
 
@@ -243,12 +229,12 @@ class Attempts:
     returns, as threads cannot be interrupted.
     """
 
-    def __init__(self, activities: Mapping[str, Activity[..., Any]], capacity: Capacity) -> None:
+    def __init__(self, activities: Mapping[str, Activity[..., Any]], limits: Limits) -> None:
         self.activities = activities
-        self.pool = ThreadPoolExecutor(capacity.threads, thread_name_prefix="perdure-activity")
-        self.loop_slots = Slots(capacity.activities)
-        self.thread_slots = Slots(capacity.threads)
-        self.payload_limit = capacity.payload
+        self.pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="perdure-activity")
+        self.loop_slots = Slots(limits.activities)
+        self.thread_slots = Slots(limits.threads)
+        self.payload_limit = limits.payload
         self.on_free: Callable[[], None] = lambda: None
         self.may_begin: Callable[[], bool] = lambda: True
         self._attempts: dict[tuple[int, int], Attempt] = {}

@@ -3,8 +3,8 @@
 What lives here: `Beginning`, which a store asks for the turn to record together with the start. What must not: anything
 that acts on the world: until `Beginning.took` nothing has happened. `tenure` makes one for each run that it would take.
 
-When the first turn comes to more than a turn (the run closes at once, is to be held, or needs rows in other tables), it
-is forgotten, the start is recorded alone, and the run goes the way of every claimed run.
+When the first turn comes to more than a turn (the run closes at once, is to be held, needs rows in other tables, or is
+too large), it is forgotten, the start is recorded alone, and the run goes the way of every claimed run.
 """
 
 import logging
@@ -17,6 +17,8 @@ from perdure.engine.run import Decision, Definition, Run
 from perdure.errors import EngineFault
 from perdure.model.events import Turn, WorkflowExecutionStarted
 from perdure.model.runs import UNBORN, ClaimedRun, NewRun, RunInfo
+from perdure.store import records
+from perdure.store.base import MOST_OF_A_TURN
 
 from .placement import Placed, Site, place
 from .turns import header
@@ -79,7 +81,8 @@ def _begin(host: Host, definition: Definition, new: NewRun, started: WorkflowExe
         run.evict()
         return None
     placed = place(host, run, decision, frozenset(), everything=False)
-    if decision.closing is not None or decision.visible is not None or placed.tasks:
+    more = decision.closing is not None or decision.visible is not None or placed.tasks
+    if more or (decision.turn is not None and records.turn_size(decision.turn) > MOST_OF_A_TURN):
         run.evict()
         return None
     return Begun(run, decision, placed)

@@ -121,11 +121,6 @@ class Execution:
         self._add_timers(begun.decision)
         self._after(begun.run, begun.placed.here)
 
-    @property
-    def under_way(self) -> bool:
-        """Whether it has taken a turn here, or never will."""
-        return self._run is not None or self._in_flight or self.over
-
     # --- what comes in ------------------------------------------------------------
 
     def receive(self, items: Sequence[InboxItem]) -> None:

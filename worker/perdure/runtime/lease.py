@@ -10,28 +10,16 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 from perdure.errors import LeaseLostError, StoreError
 from perdure.model.runs import Lease
 from perdure.store.base import Store
 
 from .clock import StoreClock, monotonic, monotonic_ns
+from .limits import Limits
 from .watchdog import Watchdog
 
 logger = logging.getLogger("perdure.worker")
-
-
-class Terms(Protocol):
-    """Under which a worker holds its lease; both are in seconds."""
-
-    @property
-    def lease(self) -> float:
-        """How long it holds after a heartbeat."""
-
-    @property
-    def turn(self) -> float:
-        """How long a turn may compute."""
 
 
 class LeaseKeeper:
@@ -43,7 +31,7 @@ class LeaseKeeper:
     """
 
     def __init__(
-        self, store: Store, lease: Lease, limits: Terms, clock: StoreClock, on_event: Callable[[str], None]
+        self, store: Store, lease: Lease, limits: Limits, clock: StoreClock, on_event: Callable[[str], None]
     ) -> None:
         self._store = store
         self._lease = lease

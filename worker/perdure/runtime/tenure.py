@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from perdure.engine.run import Definition
 from perdure.errors import LeaseLostError, StoreUnavailableError
 from perdure.model.events import ClosedFromOutside, Closing, WorkflowExecutionStarted
-from perdure.model.payload import LIMIT
 from perdure.model.policies import MICROSECONDS
 from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hint, Lease, NewRun, Park, Release, RunId, WorkerInfo
 from perdure.store.base import Store
@@ -26,6 +25,7 @@ from .clock import StoreClock
 from .execution import Execution
 from .flush import Flusher
 from .lease import LeaseKeeper
+from .limits import Limits
 from .tasks import TaskLoop
 from .turns import TurnQueue
 from .waiting import hinted
@@ -57,26 +57,6 @@ class Audience(Protocol):
 
     def closed(self, run_id: RunId, outcome: Closing | ClosedFromOutside) -> bool:
         """Told of every run that the worker closes; returns whether somebody here waited for it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How much a worker takes on. Times are in seconds.
-
-    ``runs`` are in memory at a time, ``activities`` on the event loop,
-    ``threads`` in the thread pool. A worker that is silent for ``lease`` loses
-    its runs to others. ``drain`` is how long attempts may go on after a stop. A
-    turn that computes for ``turn`` is interrupted and its run is held. A result,
-    an activity's input or a side effect may have ``payload`` bytes of JSON.
-    """
-
-    runs: int = 1_000
-    activities: int = 100
-    threads: int = 16
-    lease: float = 10.0
-    drain: float = 20.0
-    turn: float = 2.0
-    payload: int = LIMIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,11 +311,9 @@ class Tenure:
     async def _try_suspect(self, run_id: RunId) -> None:
         """Let a run that may have ended its last owners take its turn before any other run is claimed."""
         self._suspects[run_id] = time.monotonic()
-        while True:
-            execution = self._executions.get(run_id)
-            if execution is None or execution.under_way:
-                return
-            await asyncio.sleep(0.001)
+        taken = asyncio.Event()
+        self.turns.add(taken.set)  # the queue is in order, and the run's own turn stands before this
+        await taken.wait()
 
     async def _absolve_suspects(self) -> None:
         survived = [run for run, taken_at in self._suspects.items() if time.monotonic() - taken_at >= SURVIVED]

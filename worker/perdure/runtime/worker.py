@@ -24,7 +24,8 @@ from perdure.workflow import Workflow
 
 from . import guard
 from .build import build_id as fingerprint
-from .tenure import Charge, Limits, Tenure
+from .limits import Limits
+from .tenure import Charge, Tenure
 
 logger = logging.getLogger("perdure.worker")
 

@@ -74,9 +74,6 @@ class MemoryStore(MemoryWorkers):
             )
             beginning = taker.begin(new, event) if taker is not None else None
             turn = beginning.turn if beginning is not None else None
-            if beginning is not None and turn is not None and records.turn_size(turn) > MOST_OF_A_TURN:
-                beginning.dropped()
-                beginning = turn = None
             written = turn or Turn(0, TurnHeader(time=now), (event,))
             run.history[0] = codec.encode_turn(written.header, written.events)
             self.runs[run.id] = run

@@ -3,36 +3,32 @@
 What lives here: the packing of starts and their answers. What must not: leases and turns. `store` owns one.
 """
 
-import asyncio
 import secrets
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import msgspec
-import psycopg
 from psycopg import errors
 
-from perdure.errors import PayloadError
 from perdure.model import codec
 from perdure.model.events import WorkflowExecutionStarted
 from perdure.model.runs import Hint, Lease, NewRun, RunId, Started
 from perdure.store import records
-from perdure.store.base import MOST_OF_A_TURN, Beginning, Taker
+from perdure.store.base import Beginning, Taker
 from perdure.store.postgres.arrays import byteas, int4s, int8, int8s, texts
 from perdure.store.postgres.connection import Lane, Parameters, Row
-from perdure.store.postgres.gathering import Gathering
+from perdure.store.postgres.gathering import Ask, Gathering
 from perdure.store.postgres.leasing import NOBODY, fence
 
 _encoder = msgspec.json.Encoder()
 
 
 @dataclass(slots=True)
-class _Birth:
-    """A start that waits to be written, and who waits for it. Either ``event`` or the whole ``turn`` is recorded."""
+class _Birth(Ask[Started]):
+    """A start that waits to be written. Either ``event`` or the whole ``turn`` is recorded."""
 
     new: NewRun
     started: WorkflowExecutionStarted
-    answer: asyncio.Future[Started]
     lease: Lease | None = None
     beginning: Beginning | None = None
     event: bytes | None = None
@@ -44,6 +40,10 @@ class _Birth:
         return len(self.event or b"") + len(self.turn or b"") + sum(map(len, self.outside))
 
     @property
+    def refusal(self) -> str:
+        return f"{self.new.id} cannot be started"
+
+    @property
     def names(self) -> frozenset[Hashable]:
         return frozenset({(self.new.namespace, self.new.id), self.new.key} - {None})
 
@@ -51,7 +51,7 @@ class _Birth:
     def settled(self) -> bool:
         return self.answer.done() and self.beginning is None
 
-    def settle(self, row: Row, *, first: bool) -> None:
+    def made(self, row: Row, *, first: bool) -> None:
         """Answer with what the statement says of this start; ``first``: of several for one id, it is the one."""
         _, run_id, created, workflow, taken, created_at = row
         taken = taken and first
@@ -60,22 +60,14 @@ class _Birth:
             beginning.took(records.newborn(self.new, self.started, RunId(run_id), created_at, beginning.turn))
         elif beginning is not None:
             beginning.dropped()
-        if not self.answer.done():
-            self.answer.set_result(Started(RunId(run_id), created and first, workflow, taken))
+        self.settle(Started(RunId(run_id), created and first, workflow, taken))
 
-    def fail_beginning(self) -> None:
+    def fail(self, error: Exception | None) -> None:
         """Let nobody have the run from its start."""
         if self.beginning is not None:
             self.beginning.dropped()
-        self.beginning = self.lease = None
-
-    def fail(self, error: Exception | None) -> None:
-        """Answer with an error; with None the store is closing."""
-        self.fail_beginning()
-        if error is None:
-            self.answer.cancel()
-        elif not self.answer.done():
-            self.answer.set_exception(error)
+            self.beginning = None
+        Ask.fail(self, error)
 
 
 class Births:
@@ -89,16 +81,11 @@ class Births:
     async def start(self, new: NewRun, taker: Taker | None) -> tuple[Started, Hint]:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
         records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "")
-        birth = _Birth(new, records.started_event(new), asyncio.get_running_loop().create_future())
+        birth = _Birth(new, records.started_event(new))
         if taker is not None:
             birth.lease, birth.beginning = taker.lease, taker.begin(new, birth.started)
         turn = birth.beginning.turn if birth.beginning is not None else None
         events, birth.outside = codec.split_payloads((birth.started,) if turn is None else turn.events, records.LARGE)
-        if turn is not None and sum(map(len, birth.outside)) > MOST_OF_A_TURN:
-            # The turn is taken again after the start, and holds the run when it is recorded.
-            birth.fail_beginning()
-            turn = None
-            events, birth.outside = codec.split_payloads((birth.started,), records.LARGE)
         if turn is None:
             birth.event = _encoder.encode(events[0])
         else:
@@ -112,26 +99,17 @@ class Births:
         """Write a batch. When another process starts one of its ids at the same moment, the next try finds that run."""
         tag = secrets.randbits(63)
         lost = False
-        try:
-            while True:
-                try:
-                    rows = await self._lane.fetch("start", _parameters(batch, tag), on_repeat=_look_first)
-                    break
-                except errors.UniqueViolation:
-                    pass
-                except _AnswerLostError:
-                    lost = True
-                batch = await self._unmade(batch, tag) if lost else batch
-                if not batch:
-                    return
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
-            if len(batch) == 1:
-                message = f"{batch[0].new.id} cannot be started: {' '.join(str(error).split())}"
-                batch[0].fail(PayloadError(message))
+        while True:
+            try:
+                rows = await self._lane.fetch("start", _parameters(batch, tag), on_repeat=_look_first)
+                break
+            except errors.UniqueViolation:
+                pass
+            except _AnswerLostError:
+                lost = True
+            batch = await self._unmade(batch, tag) if lost else batch
+            if not batch:
                 return
-            for birth in batch:
-                await self._write([birth])
-            return
         _settle(batch, rows)
 
     async def _unmade(self, batch: Sequence[_Birth], tag: int) -> list[_Birth]:
@@ -153,7 +131,7 @@ def _look_first() -> Parameters:
 def _settle(batch: Sequence[_Birth], rows: Sequence[Row]) -> None:
     given: set[int] = set()
     for row in sorted(rows):
-        batch[row[0] - 1].settle(row, first=row[1] not in given)  # a key and an id may name the same run
+        batch[row[0] - 1].made(row, first=row[1] not in given)  # a key and an id may name the same run
         given.add(row[1])
 
 

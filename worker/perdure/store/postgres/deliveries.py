@@ -4,57 +4,36 @@ What lives here: the packing of messages and their answers. What must not: the i
 `store` owns one.
 """
 
-import asyncio
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import psycopg
-
-from perdure.errors import PayloadError
 from perdure.model import codec
 from perdure.model.events import Incoming, WorkflowExecutionCancelRequested
 from perdure.model.runs import Hint, RunId, RunState, WorkerId
 from perdure.store import records
 from perdure.store.postgres.arrays import boolean, byteas, int4s, texts
 from perdure.store.postgres.connection import Lane
-from perdure.store.postgres.gathering import Gathering
+from perdure.store.postgres.gathering import Ask, Gathering
 
 Delivered = tuple[RunId | None, Hint]
 
 NOBODY: Delivered = (None, Hint())
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """A message that waits to be written, and who waits for it."""
-
+@dataclass(slots=True)
+class _Message(Ask[Delivered]):
     namespace: str
     instance: str
     cancel: bool
     body: bytes
-    answer: asyncio.Future[Delivered]
 
     @property
     def size(self) -> int:
         return len(self.body)
 
     @property
-    def names(self) -> frozenset[Hashable]:
-        return frozenset()
-
-    @property
-    def settled(self) -> bool:
-        return self.answer.done()
-
-    def settle(self, delivered: Delivered) -> None:
-        if not self.answer.done():
-            self.answer.set_result(delivered)
-
-    def fail(self, error: Exception | None) -> None:
-        if error is None:
-            self.answer.cancel()
-        elif not self.answer.done():
-            self.answer.set_exception(error)
+    def refusal(self) -> str:
+        return f"the message to {self.instance} cannot be stored"
 
 
 class Deliveries:
@@ -69,9 +48,9 @@ class Deliveries:
         """Put a message into the inbox of the open run; the run is None when there is no open one."""
         records.check_texts(namespace, instance)
         cancel = isinstance(event, WorkflowExecutionCancelRequested)
-        answer: asyncio.Future[Delivered] = asyncio.get_running_loop().create_future()
-        self._gathering.add(_Message(namespace, instance, cancel, codec.encode_message(event), answer))
-        return await answer
+        message = _Message(namespace, instance, cancel, codec.encode_message(event))
+        self._gathering.add(message)
+        return await message.answer
 
     async def _write(self, batch: Sequence[_Message]) -> None:
         instances = {(message.namespace, message.instance) for message in batch}
@@ -82,18 +61,7 @@ class Deliveries:
             "bodies": byteas([message.body for message in batch]),
             "several": boolean(len(instances) > 1),
         }
-        try:
-            rows = await self._lane.fetch("deliver", parameters)
-        except psycopg.DataError as error:
-            if len(batch) == 1:
-                message = f"the message to {batch[0].instance} cannot be stored: {' '.join(str(error).split())}"
-                raise PayloadError(message) from error
-            for one in batch:
-                try:
-                    await self._write([one])
-                except PayloadError as refusal:
-                    one.fail(refusal)
-            return
+        rows = await self._lane.fetch("deliver", parameters)
         found = {(row[0], row[1]): (RunId(row[2]), mail_hint(row[3], row[4], row[5])) for row in rows}
         for one in batch:
             one.settle(found.get((one.namespace, one.instance), NOBODY))

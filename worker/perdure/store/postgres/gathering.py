@@ -5,38 +5,73 @@ What lives here: `Gathering`, the queue and the loop that writes it. What must n
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import psycopg
+
+from perdure.errors import PayloadError
 
 BATCH = 500
 BATCH_BYTES = 1_000_000
 
+R = TypeVar("R")
 
-class Ask(Protocol):
+
+def _future() -> asyncio.Future[R]:
+    return asyncio.get_running_loop().create_future()
+
+
+@dataclass(slots=True, kw_only=True)
+class Ask(ABC, Generic[R]):
     """Something to write, and somebody who waits for the answer."""
 
+    answer: asyncio.Future[R] = field(default_factory=_future)
+
     @property
+    @abstractmethod
     def size(self) -> int:
         """About how many bytes it adds to a statement."""
 
     @property
+    @abstractmethod
+    def refusal(self) -> str:
+        """What to say when the database does not take it, before the reason."""
+
+    @property
     def names(self) -> frozenset[Hashable]:
         """What only one of a statement may have."""
+        return frozenset()
 
     @property
     def settled(self) -> bool:
         """Whether there is nothing left to tell."""
+        return self.answer.done()
+
+    def settle(self, answer: R) -> None:
+        """Answer, if somebody still waits."""
+        if not self.answer.done():
+            self.answer.set_result(answer)
 
     def fail(self, error: Exception | None) -> None:
         """Answer with an error; None: the store is closing."""
+        if error is None:
+            self.answer.cancel()
+        elif not self.answer.done():
+            self.answer.set_exception(error)
 
 
-A = TypeVar("A", bound=Ask)
+A = TypeVar("A", bound=Ask[Any])
 
 
 class Gathering(Generic[A]):
-    """Hands what is added to ``write``, in order, one batch at a time; ``write`` settles it."""
+    """Hands what is added to ``write``, in order, one batch at a time; ``write`` settles it.
+
+    When the database refuses a batch, each of it is written alone: only what is wrong fails, with `PayloadError`.
+    """
 
     def __init__(self, name: str, write: Callable[[Sequence[A]], Awaitable[None]]) -> None:
         self._name = name
@@ -60,20 +95,29 @@ class Gathering(Generic[A]):
     async def _write_all(self) -> None:
         try:
             while self._waiting:
-                batch = self._next()
-                error: Exception | None = None
-                try:
-                    await self._write(batch)
-                except Exception as raised:  # noqa: BLE001  # it belongs to those who asked
-                    error = raised
-                finally:
-                    for ask in batch:
-                        if not ask.settled:
-                            ask.fail(error)
+                await self._settle(self._next())
         finally:
             self._task = None
             while self._waiting:
                 self._waiting.popleft().fail(None)
+
+    async def _settle(self, batch: Sequence[A]) -> None:
+        error: Exception | None = None
+        try:
+            await self._write(batch)
+        except (psycopg.DataError, psycopg.IntegrityError) as refused:
+            if len(batch) == 1:
+                error = PayloadError(f"{batch[0].refusal}: {' '.join(str(refused).split())}")
+                return
+            for ask in batch:
+                if not ask.settled:
+                    await self._settle([ask])
+        except Exception as raised:  # noqa: BLE001  # it belongs to those who asked
+            error = raised
+        finally:
+            for ask in batch:
+                if not ask.settled:
+                    ask.fail(error)
 
     def _next(self) -> list[A]:
         """Take what one statement can carry."""

@@ -46,7 +46,13 @@ class Claims:
 
         def question() -> Parameters:
             taking = 0 if again else limit
-            return {**fence(lease), "claim": int8(tag), "again": boolean(again), "limit": int4(taking)}
+            return {
+                **fence(lease),
+                "claim": int8(tag),
+                "again": boolean(again),
+                "limit": int4(taking),
+                "most": int8(rows.MOST_OF_A_RUN),
+            }
 
         def repeated() -> Parameters:
             nonlocal again

@@ -24,7 +24,7 @@ from perdure.store import records
 from perdure.store.postgres.connection import Row
 
 MOST_OF_A_RUN = 500_000_000
-"""Bytes of a run that a worker still loads; the statement ``claim`` has the same number."""
+"""Bytes of a run that a worker still loads."""
 
 _failure_encoder = msgspec.json.Encoder()
 _failure_decoder = msgspec.json.Decoder(Failure)

@@ -9,7 +9,7 @@
 -- has other numbers is not fresh, and the caller asks again (again, limit 0), in a snapshot that shows everything.
 -- The same branch finds the runs of a claim whose answer was lost, by the tag of the claim.
 --
--- A run of more bytes than a row of an answer can have comes without them, and is held.
+-- A run of more than :most bytes, which a row of an answer could hardly have, comes without them, and is held.
 --
 -- A run that two owners in a row did not survive is taken alone and before others, so that it is known which run it was
 -- when a third one vanishes, and no other run goes down with it. After the fifth it is not taken any more.
@@ -95,15 +95,15 @@ LEFT JOIN LATERAL (
 ) z ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(seq ORDER BY seq) AS seqs, array_agg(events ORDER BY seq) AS events
-    FROM perdure.history WHERE run_id = t.id AND z.bytes <= 500000000
+    FROM perdure.history WHERE run_id = t.id AND z.bytes <= :most::bigint
 ) h ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(seq ORDER BY seq, ordinal) AS seqs, array_agg(data ORDER BY seq, ordinal) AS data
-    FROM perdure.payload WHERE run_id = t.id AND z.bytes <= 500000000
+    FROM perdure.payload WHERE run_id = t.id AND z.bytes <= :most::bigint
 ) p ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(number ORDER BY number) AS numbers, array_agg(body ORDER BY number) AS bodies
-    FROM perdure.inbox WHERE run_id = t.id AND z.bytes <= 500000000
+    FROM perdure.inbox WHERE run_id = t.id AND z.bytes <= :most::bigint
 ) i ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(seq ORDER BY seq) AS seqs FROM perdure.task WHERE run_id = t.id
