@@ -72,11 +72,11 @@ class WorkflowHandle(Generic[R]):
     """A workflow instance, typed by what its workflow returns."""
 
     def __init__(
-        self, client: "Client", instance: str, run_id: RunId | None, result: Reader, *, fresh: bool = False
+        self, client: "Client", instance: str, run_id: RunId | None, result: Reader, *, open_at: float | None = None
     ) -> None:
         self._client = client
         self._result = result
-        self._fresh = fresh
+        self._open_at = open_at
         self.id = instance
         self.run_id = run_id
 
@@ -87,8 +87,7 @@ class WorkflowHandle(Generic[R]):
         `WorkflowTerminatedError` or `WorkflowTimedOutError` when it closed
         without a result, `PayloadError` when the result does not fit the type.
         """
-        fresh, self._fresh = self._fresh, False
-        outcome = await self._client.outcome(await self._run_id(), fresh=fresh)
+        outcome = await self._client.outcome(await self._run_id(), open_at=self._open_at)
         if isinstance(outcome, WorkflowExecutionCompleted):
             return cast("R", self._result.read(outcome.result, f"the result of {self.id}"))
         raise outcome_error(self.id, outcome)
@@ -278,7 +277,8 @@ class Client:
         )
         started = await self._start(new)
         result = workflow.signature.result if isinstance(workflow, Workflow) else _ANY
-        return WorkflowHandle(self, new.id, started.run_id, result, fresh=started.created)
+        open_at = asyncio.get_running_loop().time() if started.created else None
+        return WorkflowHandle(self, new.id, started.run_id, result, open_at=open_at)
 
     async def start_new(self, new: NewRun) -> RunId:
         """Start a run that is described already."""
@@ -326,10 +326,10 @@ class Client:
         )
         return await self.store.list_runs(self.namespace, where)
 
-    async def outcome(self, run_id: RunId, *, fresh: bool = False) -> Closing | ClosedFromOutside:
-        """Wait until the run closes and return its last event. A ``fresh`` run was open a moment ago."""
+    async def outcome(self, run_id: RunId, *, open_at: float | None = None) -> Closing | ClosedFromOutside:
+        """Wait until the run closes and return its last event. It is known to have been open at ``open_at``."""
         self.hints.add(self.watcher.on_hint)
-        return await self.watcher.outcome(run_id, fresh=fresh)
+        return await self.watcher.outcome(run_id, open_at=open_at)
 
     async def deliver(self, instance: str, event: Incoming) -> None:
         """Put a message into the inbox of an open instance."""

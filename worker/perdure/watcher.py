@@ -34,16 +34,19 @@ class Watcher:
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    async def outcome(self, run_id: RunId, *, fresh: bool = False) -> Outcome:
-        """Wait until the run closes and return its last event. A ``fresh`` run was open a moment ago."""
+    async def outcome(self, run_id: RunId, *, open_at: float | None = None) -> Outcome:
+        """Wait until the run closes and return its last event.
+
+        ``open_at`` is when it was open for sure, in seconds of the event loop: nobody looks until a little later.
+        """
         future = self._waiting.get(run_id)
         if future is None:
             loop = asyncio.get_running_loop()
             future = self._waiting[run_id] = loop.create_future()
-            if fresh and run_id not in self._near:
-                loop.call_later(SHORTEST, self._look_for, run_id)
-            else:
+            if open_at is None or open_at + SHORTEST <= loop.time():
                 self._look_for(run_id)
+            elif run_id not in self._near:
+                loop.call_at(open_at + SHORTEST, self._look_for, run_id)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch(), name="perdure-watcher")
         return await asyncio.shield(future)
