@@ -18,7 +18,7 @@ from perdure.client import FullStore
 from perdure.errors import ManifestError, PayloadError, SchemaVersionError, StoreError
 from perdure.manifest import WorkflowInstance, parse
 from perdure.model.events import WorkflowExecutionCancelRequested, WorkflowExecutionStarted
-from perdure.model.runs import Hint, RunSummary
+from perdure.model.runs import RunSummary
 
 from .abandoned import Abandoned
 from .database import Database
@@ -199,7 +199,6 @@ class Controller:
             job.refusal = Refusal("InvalidSpec", str(error), stalled=True)
             return
         if started.created:
-            store.hint(Hint(queues=frozenset({new.queue})))
             logger.info("%s/%s started as run %d", job.namespace, job.name, started.run_id)
 
     async def _end(self, store: FullStore, job: Job, run: RunSummary | None) -> None:

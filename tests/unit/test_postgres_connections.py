@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -308,55 +308,6 @@ async def test_a_pooler_that_refuses_our_settings_is_found_out(stage: PostgresSt
                 await anext(aiter(store.listen()))
         finally:
             await store.close()
-
-
-@behaviour
-async def test_a_listener_that_loses_its_connection_says_so(stage: PostgresStage) -> None:
-    async with Wire(stage.dsn) as wire:
-        store = await PostgresStore.connect(wire.dsn())
-        hints = aiter(store.listen())
-        first = asyncio.ensure_future(anext(hints))
-        while not first.done():
-            stage.store.hint(Hint(queues=frozenset({"default"})))
-            await asyncio.sleep(0.02)
-        assert await first == Hint(queues=frozenset({"default"}))
-        await wire.cut()
-        with pytest.raises(StoreUnavailableError):
-            await drain(hints)
-        await store.close()
-
-
-async def drain(hints: AsyncIterator[Hint]) -> None:
-    """Listen until it ends."""
-    async for _ in hints:
-        pass
-
-
-@behaviour
-async def test_hints_are_gathered_into_few_notifications(stage: PostgresStage) -> None:
-    other = await stage.another()
-    heard: set[str] = set()
-
-    async def listen() -> None:
-        async for hint in other.listen():
-            heard.update(hint.queues)
-
-    async def heard_all() -> bool:
-        return len(heard) == 301
-
-    listener = asyncio.create_task(listen())
-    try:
-        while "start" not in heard:
-            stage.store.hint(Hint(queues=frozenset({"start"})))
-            await asyncio.sleep(0.02)
-        stage.store.statements.clear()
-        for number in range(300):
-            stage.store.hint(Hint(queues=frozenset({f"queue-{number}"})))
-        await eventually(heard_all)
-        assert stage.store.statements["notify"] <= 2
-    finally:
-        listener.cancel()
-        await asyncio.gather(listener, return_exceptions=True)
 
 
 def test_a_database_without_the_schema_says_what_to_run(database: str) -> None:

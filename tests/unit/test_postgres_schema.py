@@ -111,6 +111,17 @@ def test_a_store_opens_on_a_newer_schema(migrated: str) -> None:
     asyncio.run(use())
 
 
+@behaviour
+async def test_a_column_that_is_added_under_an_open_store_disturbs_nobody(stage: PostgresStage) -> None:
+    await stage.start()
+    before = await stage.summary()
+    await stage.execute("ALTER TABLE perdure.run ADD COLUMN extra integer")
+    definition = (await stage.execute("SELECT pg_get_viewdef('perdure.summary')"))[0][0].rstrip(";")
+    await stage.execute(f"CREATE OR REPLACE VIEW perdure.summary AS SELECT s.*, 1 AS extra FROM ({definition}) s")
+    assert await stage.summary() == before
+    assert await stage.store.summaries([before.run_id]) == [before]
+
+
 def test_workers_and_clients_need_no_right_to_change_tables(modest: str) -> None:
     async def use() -> None:
         stage = PostgresStage(modest)

@@ -293,9 +293,7 @@ class Client:
             message = f"{new.id} is open and runs workflow {started.workflow}, not {new.workflow}; choose another id"
             raise WorkflowIdInUseError(message)
         if started.created and not started.taken:
-            hint = Hint(queues=frozenset({new.queue}))
-            self.hints.dispatch(hint)
-            self.store.hint(hint)
+            self.hints.dispatch(Hint(queues=frozenset({new.queue})))
         return started
 
     @overload

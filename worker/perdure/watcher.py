@@ -60,14 +60,16 @@ class Watcher:
         self._near.discard(run_id)
         self._look_for(run_id)
 
-    def closed(self, run_id: RunId, outcome: Outcome) -> bool:
-        """Take note that a run closed; return whether somebody here waited for it."""
+    def closed(self, run_id: RunId, outcome: Outcome) -> None:
+        """Take note that a run closed."""
         self._near.discard(run_id)
         future = self._waiting.pop(run_id, None)
-        if future is None or future.done():
-            return False
-        future.set_result(outcome)
-        return True
+        if future is not None and not future.done():
+            future.set_result(outcome)
+
+    def awaits(self, run_id: RunId) -> bool:
+        """Tell whether somebody here waits for the run."""
+        return run_id in self._waiting
 
     def on_hint(self, hint: Hint) -> None:
         """Look now: some run closed somewhere."""

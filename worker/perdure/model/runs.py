@@ -173,10 +173,14 @@ class Park(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Close(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """End the run. ``outcome`` is the closing event as history has it."""
+    """End the run. ``outcome`` is the closing event as history has it.
+
+    A run that is ``awaited`` by somebody in its owner's process needs no hint; who waits elsewhere as well will poll.
+    """
 
     state: RunState
     outcome: Closing | ClosedFromOutside
+    awaited: bool = False
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -342,9 +346,19 @@ class HistoryEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Hint(msgspec.Struct, frozen=True, gc=False):
-    """A wake-up that may be lost: work for a queue, mail for a worker, or a run that closed."""
+    """A wake-up that may be lost: runs or tasks for a queue, mail for a worker, a run that closed, a status."""
 
     queues: frozenset[str] = frozenset()
+    tasks: frozenset[str] = frozenset()
     workers: frozenset[WorkerId] = frozenset()
     closed: bool = False
     changed: bool = False
+
+    def __or__(self, other: "Hint") -> "Hint":
+        return Hint(
+            queues=self.queues | other.queues,
+            tasks=self.tasks | other.tasks,
+            workers=self.workers | other.workers,
+            closed=self.closed or other.closed,
+            changed=self.changed or other.changed,
+        )

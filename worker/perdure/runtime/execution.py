@@ -25,6 +25,7 @@ from perdure.model.events import (
     ActivityAttemptFailed,
     ActivityCancelRequested,
     ClosedFromOutside,
+    Closing,
     Incoming,
     TimerFired,
     TimerStarted,
@@ -81,8 +82,11 @@ class Home(Protocol):
     def left(self, execution: "Execution", ending: Ending | None) -> None:
         """Take note that the run is not owned here any more; None: somebody else has it, or closed it."""
 
+    def awaited(self, run_id: RunId) -> bool:
+        """Tell whether somebody in this process waits for the run to close."""
+
     def offer(self, queues: frozenset[str]) -> None:
-        """Tell the workers of these queues that there are tasks to take."""
+        """Take note that there are tasks to take from these queues."""
 
 
 class Execution:
@@ -204,7 +208,7 @@ class Execution:
         ending: Ending | None = None
         placed = Placed()
         if decision.closing is not None:
-            ending = Close(state=_STATES[type(decision.closing)], outcome=decision.closing)
+            ending = self._close(_STATES[type(decision.closing)], decision.closing)
         elif self.home.draining and not self._local:
             ending = Release()
         else:
@@ -368,9 +372,11 @@ class Execution:
     def _time_out(self, run: Run, now: int) -> None:
         event = WorkflowExecutionTimedOut("the run reached its timeout")
         turn = Turn(run.turns, TurnHeader(time=max(now, run.header.time)), (event,))
-        ending = Close(state=RunState.TIMED_OUT, outcome=event)
-        commit = Commit(run_id=self.info.run_id, turn=turn, ending=ending)
+        commit = Commit(run_id=self.info.run_id, turn=turn, ending=self._close(RunState.TIMED_OUT, event))
         self._submit(commit, lambda answer: self._recorded(run, answer, commit, ()))
+
+    def _close(self, state: RunState, outcome: Closing | ClosedFromOutside) -> Close:
+        return Close(state=state, outcome=outcome, awaited=self.home.awaited(self.info.run_id))
 
     def _hold(self, reason: str, message: str) -> None:
         message = message.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()  # the store takes text only

@@ -55,8 +55,11 @@ class Audience(Protocol):
     def far(self, run_id: RunId) -> None:
         """Told of every run that leaves the worker open, or closed by somebody else."""
 
-    def closed(self, run_id: RunId, outcome: Closing | ClosedFromOutside) -> bool:
-        """Told of every run that the worker closes; returns whether somebody here waited for it."""
+    def closed(self, run_id: RunId, outcome: Closing | ClosedFromOutside) -> None:
+        """Told of every run that the worker closes."""
+
+    def awaits(self, run_id: RunId) -> bool:
+        """Tell whether somebody here waits for the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,8 +223,7 @@ class Tenure:
         self._executions.pop(execution.info.run_id, None)
         self.resting.discard(execution.info.run_id)
         if isinstance(ending, Close):
-            if not self.charge.audience.closed(execution.info.run_id, ending.outcome):
-                self.charge.store.hint(Hint(closed=True))  # who waits elsewhere as well finds out by polling
+            self.charge.audience.closed(execution.info.run_id, ending.outcome)
         else:
             self.charge.audience.far(execution.info.run_id)
         if isinstance(ending, Park) and ending.wake_at is not None:
@@ -237,16 +239,19 @@ class Tenure:
             self._work.set()
         self._came_to_rest.set()
 
+    def awaited(self, run_id: RunId) -> bool:
+        """Tell whether somebody in this process waits for the run."""
+        return self.charge.audience.awaits(run_id)
+
     def offer(self, queues: frozenset[str]) -> None:
-        """Tell the workers of these queues, this one among them, that there are tasks to take."""
-        hint = Hint(queues=queues)
-        self.on_hint(hint)
-        self.charge.store.hint(hint)
+        """Take note that there are tasks to take; the store tells the other workers of these queues."""
+        self.on_hint(Hint(tasks=queues))
 
     def on_hint(self, hint: Hint) -> None:
         """Look now where the hint points."""
         if not hint.queues.isdisjoint(self.queues):
             self._work.set()
+        if not hint.tasks.isdisjoint(self.queues):
             self._tasks.wake()
         if self.lease.worker in hint.workers:
             self._mail.set()

@@ -185,7 +185,7 @@ class Store(Protocol):
 
         Raises `LeaseLostError` when the lease is gone, and `CommitRefusedError` (a `PayloadError`) when the store
         refuses the content of a commit; a refused batch is split first, so that a bad commit fails alone and the
-        others are carried out. Whoever closes runs hints so himself, as he may know that nobody else waits for them.
+        others are carried out.
         """
 
     async def inbox(self, lease: Lease) -> list[InboxItem]:

@@ -282,7 +282,7 @@ class MemoryStore(MemoryWorkers):
                 attempt=task.attempt,
                 available_at=now + round(task.delay * 1_000_000),
             )
-            self.hint(Hint(queues=frozenset({task.queue})))
+            self.hint(Hint(tasks=frozenset({task.queue})))
         for seq in commit.dropped_tasks:
             run.tasks.pop(seq, None)
         if commit.visible is not None:
@@ -298,6 +298,8 @@ class MemoryStore(MemoryWorkers):
                 run.held_builds.clear()
             case Close():
                 self._close(run, ending.state, records.encode_outcome(ending.outcome))
+                if not ending.awaited:
+                    self.hint(Hint(closed=True))
             case Hold():
                 run.state, run.owner = move(run.state, RunState.HELD), None
                 run.hold_reason, run.hold_message = ending.reason, ending.message

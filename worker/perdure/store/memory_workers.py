@@ -268,7 +268,7 @@ class MemoryWorkers(MemoryReads):
             for task in run.tasks.values():
                 if task.owner in gone:
                     task.owner = None
-                    self.hint(Hint(queues=frozenset({task.queue})))
+                    self.hint(Hint(tasks=frozenset({task.queue})))
         return freed
 
     def _hint_mail(self, run: RunRow) -> None:

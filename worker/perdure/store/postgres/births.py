@@ -15,9 +15,10 @@ from perdure.model.events import WorkflowExecutionStarted
 from perdure.model.runs import Hint, Lease, NewRun, RunId, Started
 from perdure.store import records
 from perdure.store.base import Beginning, Taker
-from perdure.store.postgres.arrays import byteas, int4s, int8, int8s, texts
+from perdure.store.postgres.arrays import byteas, int4s, int8, int8s, text, texts
 from perdure.store.postgres.connection import Lane, Parameters, Row
 from perdure.store.postgres.gathering import Ask, Gathering
+from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.leasing import NOBODY, fence
 
 _encoder = msgspec.json.Encoder()
@@ -34,6 +35,7 @@ class _Birth(Ask[Started]):
     event: bytes | None = None
     turn: bytes | None = None
     outside: Sequence[bytes] = ()
+    hinted: bool = False
 
     @property
     def size(self) -> int:
@@ -73,8 +75,9 @@ class _Birth(Ask[Started]):
 class Births:
     """Writes starts, many at a time."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, hints: Hints) -> None:
         self._lane = lane
+        self._hints = hints
         self._gathering: Gathering[_Birth] = Gathering("perdure-start", self._write)
         self.close = self._gathering.close
 
@@ -92,7 +95,7 @@ class Births:
             birth.turn = codec.encode_turn(turn.header, events)
         self._gathering.add(birth)
         started = await birth.answer
-        nobody_has_it = started.created and not started.taken
+        nobody_has_it = started.created and not started.taken and not birth.hinted
         return started, Hint(queues=frozenset({new.queue})) if nobody_has_it else Hint()
 
     async def _write(self, batch: Sequence[_Birth]) -> None:
@@ -100,8 +103,13 @@ class Births:
         tag = secrets.randbits(63)
         lost = False
         while True:
+            free = Hint(queues=frozenset(birth.new.queue for birth in batch if birth.lease is None))
             try:
-                rows = await self._lane.fetch("start", _parameters(batch, tag), on_repeat=_look_first)
+                with self._hints.riding(free) as payload:
+                    parameters = {**_parameters(batch, tag), "hint": text(payload)}
+                    rows = await self._lane.fetch("start", parameters, on_repeat=_look_first)
+                for birth in batch:
+                    birth.hinted = payload is not None and birth.lease is None
                 break
             except errors.UniqueViolation:
                 pass

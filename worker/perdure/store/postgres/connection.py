@@ -52,7 +52,7 @@ def _settings(address: Address, pooler: Pooler, *, hot: bool) -> tuple[str, int 
     """Return the conninfo and the number of uses after which a statement is prepared."""
     if pooler.present:
         return address.conninfo, None
-    return (address.with_plans(), 1) if hot else (address.conninfo, None)
+    return (address.with_plans() if hot else address.conninfo), 1
 
 
 def _arguments(query: Query, parameters: Parameters) -> list[Any]:
@@ -71,7 +71,7 @@ def _translated(error: psycopg.Error, query: Query) -> Exception:
 class Lane:
     """One connection on the event loop. Statements wait for each other; use several lanes for several concerns.
 
-    ``hot`` lanes prepare early and fix their plans; on others the server plans every statement by its values.
+    ``hot`` lanes fix their plans; on others the server may plan statements by their values.
     """
 
     def __init__(self, address: Address, pooler: Pooler, statements: Counter[str], *, hot: bool) -> None:

@@ -1,6 +1,6 @@
 """The shortest way from packed parameters to rows: prepared statements, straight through libpq's binding.
 
-What lives here: `Exchange`, for one connection of a hot lane. What must not: repeating and translating errors
+What lives here: `Exchange`, for one connection of a lane. What must not: repeating and translating errors
 (`connection`). A cursor does the same and costs two to three times as much for each statement, because it looks anew at
 the statement, the type of every parameter and the type of every column; ours never change.
 """
@@ -33,16 +33,16 @@ class Exchange:
         """Return the rows; raise psycopg's errors as a cursor does."""
         name, connection = query.name, self._connection
         async with connection.lock:
-            prepared = self._prepared.get(name)
-            if prepared is None:
-                # A name of its own for each attempt: one that was cancelled half-way may have taken its name.
-                prepared = f"{name} {next(self._attempts)}".encode()
-                connection.pgconn.send_prepare(prepared, query.statement)
-                await self._answer()
-                self._prepared[name] = prepared
-            formats = [Format.BINARY] * len(arguments)
-            connection.pgconn.send_query_prepared(prepared, arguments, formats, Format.BINARY)
-            result = await self._answer()
+            known = name in self._prepared
+            try:
+                result = await self._execute(query, arguments)
+            except errors.FeatureNotSupported:
+                # A migration changed what the statement returns. The server says so before it does anything.
+                if not known:
+                    raise
+                del self._prepared[name]
+                self._loaders.pop(name, None)
+                result = await self._execute(query, arguments)
         if result.ntuples == 0:
             return []
         loaders = self._loaders.get(name)
@@ -52,6 +52,18 @@ class Exchange:
         else:
             loaders.set_pgresult(result, set_loaders=False)
         return loaders.load_rows(0, result.ntuples, tuple)
+
+    async def _execute(self, query: Query, arguments: Sequence[bytes | None]) -> PGresult:
+        pgconn, prepared = self._connection.pgconn, self._prepared.get(query.name)
+        if prepared is None:
+            # A name of its own for each attempt: one that was cancelled half-way may have taken its name.
+            prepared = f"{query.name} {next(self._attempts)}".encode()
+            pgconn.send_prepare(prepared, query.statement)
+            await self._answer()
+            self._prepared[query.name] = prepared
+        formats = [Format.BINARY] * len(arguments)
+        pgconn.send_query_prepared(prepared, arguments, formats, Format.BINARY)
+        return await self._answer()
 
     async def _answer(self) -> PGresult:
         results: list[PGresult] = await self._connection.wait(generators.execute(self._connection.pgconn))

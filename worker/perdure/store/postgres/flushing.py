@@ -17,8 +17,9 @@ from perdure.model import codec
 from perdure.model.runs import Close, Commit, Committed, Ending, Hint, Hold, Lease, Park, RunState
 from perdure.store import records
 from perdure.store.base import MOST_OF_A_TURN, CommitRefusedError, turn_too_large
-from perdure.store.postgres.arrays import byteas, int4s, int8s, texts
+from perdure.store.postgres.arrays import byteas, int4s, int8s, text, texts
 from perdure.store.postgres.connection import Lane
+from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.leasing import fence, lost
 
 MOST_COMMITS = 500
@@ -62,6 +63,7 @@ class Flush:
     """One call of ``flush``: ``answers`` and ``refused`` fill up batch by batch, ``hint`` says what follows."""
 
     lane: Lane
+    hints: Hints
     lease: Lease
     answers: list[Committed | None]
     refused: dict[int, PayloadError] = field(default_factory=dict)
@@ -90,19 +92,21 @@ class Flush:
 
     async def _write_turns(self, items: Sequence[_Item]) -> bool:
         """Write turns that are nothing but turns; return False when the long way has to find out about some."""
+        closed = _closed(items)
         try:
-            found = await self.lane.fetch("flush_turns", {**fence(self.lease), **_turn_arrays(items)})
+            with self.hints.riding(closed) as payload:
+                parameters = {**fence(self.lease), **_turn_arrays(items), "hint": text(payload)}
+                found = await self.lane.fetch("flush_turns", parameters)
         except errors.UniqueViolation:
             return False
         if not found:
             raise lost(self.lease)
-        recorded, changed = found[0]
+        recorded, changed, _ = found[0]
         if recorded < len(items):
             return False
         for item in items:
             self.answers[item.place] = Committed(recorded=True, ended=item.commit.ending is not None)
-        if changed:
-            self.hint = Hint(queues=self.hint.queues, changed=True)
+        self.hint |= Hint(changed=changed) if payload is not None else closed | Hint(changed=changed)
         return True
 
     async def _write(self, items: Sequence[_Item]) -> None:
@@ -115,9 +119,10 @@ class Flush:
             self.answers[item.place] = Committed(recorded=True, ended=place in places)
         if left_out:
             await self._explain(items, left_out)
-        self.hint = Hint(
-            queues=self.hint.queues.union(released or (), (task.queue for item in items for task in item.commit.tasks)),
-            changed=self.hint.changed or changed,
+        self.hint |= _closed(items) | Hint(
+            queues=frozenset(released or ()),
+            tasks=frozenset(task.queue for item in items for task in item.commit.tasks),
+            changed=changed,
         )
 
     async def _explain(self, items: Sequence[_Item], places: Sequence[int]) -> None:
@@ -132,9 +137,9 @@ class Flush:
                 self.answers[item.place] = Committed(recorded=True, ended=ended)
 
 
-async def flush(lane: Lane, lease: Lease, commits: Sequence[Commit]) -> Flush:
+async def flush(lane: Lane, hints: Hints, lease: Lease, commits: Sequence[Commit]) -> Flush:
     """Carry out the commits that the database takes."""
-    flushed = Flush(lane, lease, [None] * len(commits))
+    flushed = Flush(lane, hints, lease, [None] * len(commits))
     items = [_item(place, commit) for place, commit in enumerate(commits)]
     items.sort(key=lambda item: item.commit.run_id)  # everybody locks runs in this order
     for item in items:
@@ -143,6 +148,11 @@ async def flush(lane: Lane, lease: Lease, commits: Sequence[Commit]) -> Flush:
     for batch in _batches([item for item in items if item.place not in flushed.refused]):
         await flushed.write(batch)
     return flushed
+
+
+def _closed(items: Sequence[_Item]) -> Hint:
+    endings = (item.commit.ending for item in items)
+    return Hint(closed=any(isinstance(ending, Close) and not ending.awaited for ending in endings))
 
 
 def _refusal(commit: Commit, error: BaseException) -> PayloadError:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import islice
 
 import msgspec
@@ -24,7 +24,8 @@ SHARE = 0.2
 """Least seconds between two NOTIFYs, and the most of its time that a process sends them: each takes a lock that all
 databases of the server share, and takes longer when others want it too."""
 MOST_NAMES = 50
-"""Most queues or workers in one payload, which must stay below 8,000 bytes."""
+LONGEST_NAME = 100
+"""Most queues, or workers, in one payload, which must stay below 8,000 bytes."""
 
 
 class _Payload(msgspec.Struct, omit_defaults=True, array_like=True):
@@ -33,6 +34,7 @@ class _Payload(msgspec.Struct, omit_defaults=True, array_like=True):
     workers: list[int] = []
     closed: bool = False
     changed: bool = False
+    tasks: list[str] = []
 
 
 _decoder = msgspec.json.Decoder(_Payload)
@@ -46,17 +48,37 @@ class Hints:
         self._pooler = pooler
         self._lane = lane
         self._sender = secrets.token_hex(6)
-        self._waiting: set[Hint] = set()
+        self._waiting = Hint()
         self._task: asyncio.Task[None] | None = None
         self._listeners: set[asyncio.Queue[Hint | Exception]] = set()
+        self._riding = False
+        self._free_at = 0.0
 
     def send(self, hint: Hint) -> None:
         """Wake listeners here now and elsewhere within some milliseconds."""
-        for listener in self._listeners:
-            listener.put_nowait(hint)
-        self._waiting.add(hint)
+        self._tell(hint)
+        self._waiting |= hint
         if self._task is None:
             self._task = asyncio.create_task(self._send_all(), name="perdure-notify")
+
+    @contextlib.contextmanager
+    def riding(self, hint: Hint) -> Iterator[str | None]:
+        """Hand the payload to a statement that sends it with its own commit.
+
+        None when there is nothing to send, or so much that the hint has to wait: then it is for `send`.
+        """
+        free = self._task is None and not self._riding and time.monotonic() >= self._free_at
+        payloads = _encoded(self._sender, hint) if free else []
+        if len(payloads) != 1:
+            yield None
+            return
+        began_at, self._riding = time.monotonic(), True
+        try:
+            yield payloads[0]
+        finally:
+            self._riding = False
+            self._rest(began_at)
+        self._tell(hint)
 
     async def listen(self) -> AsyncIterator[Hint]:
         """Yield hints; raise `StoreError` when a pooler is in the way, `StoreUnavailableError` on a lost connection."""
@@ -85,16 +107,24 @@ class Hints:
 
     async def _send_all(self) -> None:
         try:
-            while self._waiting:
+            while self._waiting != Hint():
+                await asyncio.sleep(self._free_at - time.monotonic())
                 payloads = _encoded(self._sender, self._waiting)
-                self._waiting = set()
+                self._waiting = Hint()
                 began_at = time.monotonic()
                 with contextlib.suppress(StoreError):  # lost hints cost a poll
                     await self._lane.fetch("notify", {"payloads": arrays.texts(payloads)}, patience=0)
-                took = time.monotonic() - began_at
-                await asyncio.sleep(max(PAUSE, took / SHARE - took))
+                self._rest(began_at)
         finally:
             self._task = None
+
+    def _tell(self, hint: Hint) -> None:
+        for listener in self._listeners:
+            listener.put_nowait(hint)
+
+    def _rest(self, began_at: float) -> None:
+        now = time.monotonic()
+        self._free_at = now + max(PAUSE, (now - began_at) * (1 / SHARE - 1))
 
     async def _pump(self, queue: asyncio.Queue[Hint | Exception]) -> None:
         try:
@@ -109,24 +139,25 @@ class Hints:
             queue.put_nowait(unavailable(self._address, error))
 
 
-def _encoded(sender: str, hints: set[Hint]) -> list[str]:
+def _encoded(sender: str, hint: Hint) -> list[str]:
     """Return as few payloads as say all of it."""
-    queues = iter(sorted({queue for hint in hints for queue in hint.queues}))
-    workers = iter(sorted({int(worker) for hint in hints for worker in hint.workers}))
-    payload = _Payload(
-        sender,
-        closed=any(hint.closed for hint in hints),
-        changed=any(hint.changed for hint in hints),
-    )
+    queues, tasks = iter(_short(hint.queues)), iter(_short(hint.tasks))
+    workers = iter(sorted(int(worker) for worker in hint.workers))
+    payload = _Payload(sender, closed=hint.closed, changed=hint.changed)
     payloads: list[str] = []
     while True:
-        # A name that fills a payload alone cannot be sent; its queue is polled.
-        payload.queues = [queue for queue in islice(queues, MOST_NAMES) if len(queue) < 100]
+        payload.queues = list(islice(queues, MOST_NAMES))
+        payload.tasks = list(islice(tasks, MOST_NAMES - len(payload.queues)))
         payload.workers = list(islice(workers, MOST_NAMES))
-        if not (payload.queues or payload.workers or payload.closed or payload.changed):
+        if not (payload.queues or payload.tasks or payload.workers or payload.closed or payload.changed):
             return payloads
         payloads.append(msgspec.json.encode(payload).decode())
         payload = _Payload(sender)
+
+
+def _short(names: frozenset[str]) -> list[str]:
+    """Leave out names that would fill a payload: those queues are polled."""
+    return sorted(name for name in names if len(msgspec.json.encode(name)) <= LONGEST_NAME)
 
 
 def _decoded(sender: str, payload: str) -> Hint | None:
@@ -139,6 +170,7 @@ def _decoded(sender: str, payload: str) -> Hint | None:
         return None
     return Hint(
         queues=frozenset(found.queues),
+        tasks=frozenset(found.tasks),
         workers=frozenset(WorkerId(worker) for worker in found.workers),
         closed=found.closed,
         changed=found.changed,

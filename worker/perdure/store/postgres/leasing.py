@@ -4,6 +4,7 @@ What lives here: free functions of a lane (of the lease thread's line for `renew
 """
 
 import secrets
+from collections.abc import Sequence
 
 from perdure.errors import LeaseLostError
 from perdure.model.runs import Hint, Lease, Renewal, WorkerId, WorkerInfo
@@ -68,7 +69,7 @@ async def expire(lane: Lane, namespace: str, worker_name: str) -> tuple[int, Hin
     if count:
         # A claim that was in flight took runs that the statement before could not see.
         _, _, more = await _recover(lane, namespace, NOBODY)
-        hint = Hint(queues=hint.queues | more.queues)
+        hint |= more
     return count, hint
 
 
@@ -95,7 +96,7 @@ async def hold_unknown(lane: Lane, lease: Lease) -> tuple[int, Hint]:
 async def _expel(lane: Lane, parameters: dict[str, object]) -> tuple[int, Hint]:
     rows = await lane.fetch("expel", parameters)
     count, queues = rows[0]
-    return count, Hint(queues=frozenset(queues or ()))
+    return count, _work(queues)
 
 
 async def _recover(lane: Lane, namespace: str, parameters: dict[str, object]) -> tuple[bool, int, Hint]:
@@ -111,4 +112,9 @@ async def _recover(lane: Lane, namespace: str, parameters: dict[str, object]) ->
         },
     )
     alive, freed, queues, changed = rows[0]
-    return alive, freed, Hint(queues=frozenset(queues or ()), changed=changed)
+    return alive, freed, _work(queues) | Hint(changed=changed)
+
+
+def _work(queues: Sequence[str] | None) -> Hint:
+    """Return the hint for runs and tasks that vanished workers had."""
+    return Hint(queues=frozenset(queues or ()), tasks=frozenset(queues or ()))

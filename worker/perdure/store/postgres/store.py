@@ -53,10 +53,10 @@ class PostgresStore(PostgresReads):
         self._turns = Lane(address, pooler, self.statements, hot=True)
         self._misc = Lane(address, pooler, self.statements, hot=True)
         self._starts = Lane(address, pooler, self.statements, hot=True)
-        self._births = Births(self._starts)
+        self._hints = Hints(address, pooler, self._misc)
+        self._births = Births(self._starts, self._hints)
         self._deliveries = Deliveries(self._starts)
         self._line = LeaseLine(address, pooler, self.statements)
-        self._hints = Hints(address, pooler, self._misc)
         self._runs = owning.Claims(self._misc, "claim")
         self._tasks = owning.Claims(self._misc, "claim_tasks")
         self._mail = owning.Inbox(self._misc)
@@ -163,7 +163,7 @@ class PostgresStore(PostgresReads):
 
     async def flush(self, lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
         """Carry out commits of different runs."""
-        flushed = await flushing.flush(self._turns, lease, commits)
+        flushed = await flushing.flush(self._turns, self._hints, lease, commits)
         self.hint(flushed.hint)
         return flushed.results()
 

@@ -39,10 +39,10 @@ async def finish(lane: Lane, lease: Lease, results: Sequence[TaskResult]) -> Hin
             retries.append((result, body))
         size += len(body)
         if len(done) + len(retries) == MOST_RESULTS or size > MOST_BYTES:
-            hint = _both(hint, await _finish(lane, lease, done, retries))
+            hint |= await _finish(lane, lease, done, retries)
             done, retries, size = [], [], 0
     if done or retries:
-        hint = _both(hint, await _finish(lane, lease, done, retries))
+        hint |= await _finish(lane, lease, done, retries)
     return hint
 
 
@@ -67,7 +67,3 @@ async def _finish(
         raise lost(lease)
     workers, queues = found[0]
     return Hint(workers=frozenset(WorkerId(worker) for worker in workers or ()), queues=frozenset(queues or ()))
-
-
-def _both(one: Hint, other: Hint) -> Hint:
-    return Hint(queues=one.queues | other.queues, workers=one.workers | other.workers)

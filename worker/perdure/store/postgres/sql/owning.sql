@@ -140,7 +140,9 @@ WITH fence AS MATERIALIZED (
 ), changed AS (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM closed WHERE changed RETURNING run_id
 )
-SELECT (SELECT count(*) FROM mine), EXISTS (SELECT FROM changed) FROM fence;
+SELECT (SELECT count(*) FROM mine), EXISTS (SELECT FROM changed),
+       CASE WHEN :hint::text IS NOT NULL THEN pg_notify('perdure', :hint)::text END
+FROM fence;
 
 -- name: flush
 -- Many runs, one commit. The order that keeps it free of deadlocks: the worker's row, the rows of runs that change (by

@@ -50,7 +50,8 @@ WITH fence AS MATERIALIZED (
     JOIN unnest(:payload_places::bigint[], :payload_ordinals::integer[], :payloads::bytea[]) AS p (place, ordinal, data)
         ON p.place = placed.place
 )
-SELECT place, id, true, workflow, owner IS NOT NULL, (extract(epoch FROM now()) * 1000000)::bigint FROM placed
+SELECT place, id, true, workflow, owner IS NOT NULL, (extract(epoch FROM now()) * 1000000)::bigint
+FROM placed CROSS JOIN (SELECT CASE WHEN :hint::text IS NOT NULL THEN pg_notify('perdure', :hint)::text END) AS told
 UNION ALL
 SELECT place, known_id, false, known_workflow, false, (extract(epoch FROM known_since) * 1000000)::bigint
 FROM asked WHERE known_id IS NOT NULL;

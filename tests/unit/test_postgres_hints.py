@@ -1,0 +1,116 @@
+"""Hints on PostgreSQL: few notifications, on their own or with the statement that they follow from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from perdure.errors import StoreUnavailableError
+from perdure.model.runs import Hint
+from perdure.store.postgres import PostgresStore, migrate
+from tests.support.stores import (
+    PostgresStage,
+    behaviour,
+    close,
+    commit,
+    eventually,
+    new_run,
+    turn,
+    worker_info,
+)
+from tests.support.wire import Wire
+
+
+@pytest.fixture
+def stage(database: str) -> PostgresStage:
+    """Lend a stage on PostgreSQL."""
+    migrate(database)
+    return PostgresStage(database)
+
+
+@behaviour
+async def test_a_listener_that_loses_its_connection_says_so(stage: PostgresStage) -> None:
+    async with Wire(stage.dsn) as wire:
+        store = await PostgresStore.connect(wire.dsn())
+        hints = aiter(store.listen())
+        first = asyncio.ensure_future(anext(hints))
+        while not first.done():
+            stage.store.hint(Hint(queues=frozenset({"default"})))
+            await asyncio.sleep(0.02)
+        assert await first == Hint(queues=frozenset({"default"}))
+        await wire.cut()
+        with pytest.raises(StoreUnavailableError):
+            await drain(hints)
+        await store.close()
+
+
+async def drain(hints: AsyncIterator[Hint]) -> None:
+    """Listen until it ends."""
+    async for _ in hints:
+        pass
+
+
+@behaviour
+async def test_hints_are_gathered_into_few_notifications(stage: PostgresStage) -> None:
+    other = await stage.another()
+    heard: set[str] = set()
+
+    async def listen() -> None:
+        async for hint in other.listen():
+            heard.update(hint.queues)
+
+    async def heard_all() -> bool:
+        return len(heard) == 301
+
+    listener = asyncio.create_task(listen())
+    try:
+        while "start" not in heard:
+            stage.store.hint(Hint(queues=frozenset({"start"})))
+            await asyncio.sleep(0.02)
+        stage.store.statements.clear()
+        for number in range(300):
+            stage.store.hint(Hint(queues=frozenset({f"queue-{number}"})))
+        await eventually(heard_all)
+        assert stage.store.statements["notify"] <= 2
+    finally:
+        listener.cancel()
+        await asyncio.gather(listener, return_exceptions=True)
+
+
+@behaviour
+async def test_what_is_written_alone_carries_its_hint_itself(stage: PostgresStage) -> None:
+    starter, ender, listener = await stage.another(), await stage.another(), await stage.another()
+    heard: set[Hint] = set()
+
+    async def listen() -> None:
+        async for hint in listener.listen():
+            heard.add(hint)
+
+    async def until(hint: Hint) -> None:
+        async def known() -> bool:
+            return hint in heard
+
+        await eventually(known)
+
+    listening = asyncio.create_task(listen())
+    try:
+        while not heard:
+            stage.store.hint(Hint(changed=True))
+            await asyncio.sleep(0.02)
+        started = await starter.start(new_run("order-1"))
+        await until(Hint(queues=frozenset({"default"})))
+        lease = await ender.register(worker_info("a"))
+        await ender.claim(lease, 1)
+        await ender.flush(lease, [commit(started.run_id, turn(1), close())])
+        await until(Hint(closed=True))
+        assert starter.statements["notify"] + ender.statements["notify"] == 0
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+@behaviour
+async def test_a_queue_whose_name_fits_no_hint_is_served_all_the_same(stage: PostgresStage) -> None:
+    assert (await stage.store.start(new_run("order-1", queue="q" * 9_000))).created
