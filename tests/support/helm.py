@@ -41,6 +41,7 @@ class Helm:
     """Helm commands, for the cluster of a kubeconfig or for none; what Helm keeps on disk goes below `folder`."""
 
     def __init__(self, folder: Path, kubeconfig: Path | None = None, namespace: str = "default") -> None:
+        self.folder = folder
         self._environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(folder),
