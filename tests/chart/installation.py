@@ -111,13 +111,18 @@ class Installation:
 
     @contextmanager
     def running(self, deployment: str) -> Iterator[Container]:
-        """Lend a pod of a Deployment: its init containers have succeeded, its first container runs."""
+        """Lend a pod of a Deployment: its init containers have succeeded, its first container runs.
+
+        At the end it is stopped as a pod is, and has to end in order.
+        """
         pod = self.deployment(deployment)["spec"]["template"]["spec"]
         for spec in pod.get("initContainers", ()):
             with self.container(pod, spec) as initial:
                 assert initial.exit_code() == 0, initial.text()
         with self.container(pod, pod["containers"][0]) as container:
             yield container
+            container.process.terminate()
+            assert container.exit_code() == 0, container.text()
 
     @contextmanager
     def container(self, pod: Mapping[str, Any], spec: Mapping[str, Any], **more: str) -> Iterator[Container]:

@@ -12,6 +12,7 @@ import yaml
 from tests.chart.installation import Installation
 from tests.support.cli import Cli, eventually
 from tests.support.helm import CHART, HelmError
+from tests.support.instances import document
 from tests.support.kubernetes import ControlPlane
 
 DEFINITION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/workflowinstances.perdure.dev"
@@ -94,7 +95,8 @@ def test_workers_wait_for_the_schema_and_can_be_stopped_meanwhile(installation: 
         stopped.process.send_signal(signal.SIGTERM)
         # By its own will: the first process of a container would not even notice a signal that it does not handle.
         assert stopped.exit_code() == 128 + signal.SIGTERM
-        with installation.running("operator"):
+        with installation.running("operator") as operator:
+            operator.until(" leads ")
             assert waiting.exit_code() == 0, waiting.text()
 
 
@@ -151,14 +153,14 @@ def test_an_upgrade_brings_the_fields_of_a_new_resource_definition(installation:
     schema = definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     schema["properties"]["spec"]["properties"]["colour"] = {"type": "string", "description": "A field of tomorrow."}
     file.write_text(yaml.safe_dump(definition))
-    values = ("--reuse-values",)
-    installation.helm.out("upgrade", "shop", str(newer), *values)
-    eventually(
-        lambda: (
-            installation.instances.create("second", {"workflow": "greet", "colour": "red"}).body["spec"].get("colour")
-        ),
-        "the new field",
-    )
+    installation.helm.out("upgrade", "shop", str(newer), "--reuse-values")
+    coloured = document("second", {"workflow": "greet", "colour": "red"})
+    path = f"/apis/perdure.dev/v1/namespaces/{installation.namespace}/workflowinstances?dryRun=All"
+
+    def takes_it() -> bool:
+        return "colour" in installation.plane.request("POST", path, coloured).body.get("spec", {})
+
+    eventually(takes_it, "the new field")
     assert installation.instances.read("first") == before
 
 
