@@ -1,16 +1,18 @@
 """The life of a release on a real API server: install, upgrade, roll back, uninstall and install again, with instances
 that live through all of it. What its containers would run, runs: see `installation`."""
 
+import re
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import yaml
 
 from tests.chart.installation import Installation
-from tests.support.cli import Cli, eventually
+from tests.support.cli import ROOT, Cli, eventually
 from tests.support.helm import CHART, HelmError
 from tests.support.instances import document
 from tests.support.kubernetes import ControlPlane
@@ -58,6 +60,32 @@ def test_one_command_brings_everything_that_an_instance_needs(installation: Inst
         for container in (operator, worker):
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 assert container.probe(probe) == 200, f"{container.spec['name']}: {probe}"
+
+
+def test_each_process_has_no_more_connections_than_the_page_on_sizing_says(
+    installation: Installation, database: str
+) -> None:
+    said = re.search(
+        r"at most (\d+) a worker process, (\d+) an operator", (ROOT / "docs/operations/sizing.md").read_text()
+    )
+    assert said is not None
+    installation.command("install")
+    with installation.running("operator"):
+        with installation.running("worker-default"):
+            for number in range(50):
+                apply(installation, f"n-{number}", "greet", input={"name": "Ada"})
+            until_phase(installation, "n-49", "Succeeded")
+            assert connections(database) <= int(said[1]) + int(said[2])
+        eventually(lambda: connections(database) <= int(said[2]), "the connections of the operator alone")
+
+
+def connections(database: str) -> int:
+    """Return how many connections the database has, but for this one."""
+    question = "SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()"
+    with psycopg.connect(database) as connection:
+        row = connection.execute(question).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def test_helm_test_runs_a_workflow_with_no_more_rights_than_that_takes(installation: Installation) -> None:
