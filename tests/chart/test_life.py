@@ -143,6 +143,8 @@ def test_instances_live_through_upgrade_rollback_and_uninstall(installation: Ins
     before = [installation.instances.read(name) for name in ("done", "open")]
     installation.helm.out("uninstall", "shop")
     assert installation.names() == set()
+    # Its end takes a while; that it has begun shows at once.
+    assert "deletionTimestamp" not in installation.plane.request("GET", DEFINITION).body["metadata"]
     assert [installation.instances.read(name) for name in ("done", "open")] == before
     installation.command("install")
     assert installation.names() == installed
