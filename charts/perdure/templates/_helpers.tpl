@@ -133,8 +133,11 @@ app.kubernetes.io/component: operator
 {{- end }}
 {{- end -}}
 
-{{/* Where pods run, the same words for operator and workers: takes settings, selector. */}}
+{{/* Where and how pods run, the same words for operator and workers: takes settings, selector. */}}
 {{- define "perdure.placement" -}}
+{{- with .settings.podSpec }}
+{{ toYaml . }}
+{{- end }}
 {{- with .settings.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
