@@ -177,4 +177,4 @@ class Installation:
             fields = {"metadata.namespace": self.namespace, "metadata.name": f"pod-{len(self._containers)}"}
             return fields[source["fieldRef"]["fieldPath"]]
         # A probe is asked on the loopback address, where the port is free for sure.
-        return re.sub("^:8080$", "127.0.0.1:0", str(variable["value"]))
+        return re.sub("^:8080$", "127.0.0.1:0", str(variable.get("value", "")))

@@ -208,6 +208,22 @@ def test_one_release_has_the_resource_definitions_and_others_do_without(
     }
 
 
+@pytest.mark.parametrize("how", ["everywhere", "by name"])
+def test_one_operator_serves_workers_of_several_namespaces(
+    installation: Installation, database: str, tmp_path: Path, how: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = Installation(installation.plane, tmp_path / "other", database)
+    named = f"operator.watchNamespaces={{{installation.namespace},{other.namespace}}}"
+    installation.command("install", "--set", "rbac.clusterWide=true" if how == "everywhere" else named)
+    other.command("install", "--set", "crds.enabled=false,operator.enabled=false")
+    with installation.running("operator"), installation.running("worker-default"), other.running("worker-default"):
+        for each, name in ((installation, "Ada"), (other, "Grace")):
+            apply(each, "first", "greet", input={"name": name})
+        assert until_phase(installation, "first", "Succeeded")["result"] == '"hello Ada"'
+        assert until_phase(other, "first", "Succeeded")["result"] == '"hello Grace"'
+
+
 def test_another_release_takes_the_resource_definitions_over_when_it_is_told_to(installation: Installation) -> None:
     installation.command("install")
     apply(installation, "first", "greet")

@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.support.cli import DEADLINE, PROGRAM, ROOT, Cli
@@ -41,3 +42,19 @@ def test_it_waits_for_a_database_that_is_not_up_yet(own_server: EmbeddedServer, 
         own_server.launch()
         assert waiting.wait(DEADLINE) == 0
     cli.out("migrate", "--check")
+
+
+def test_a_role_that_may_only_read_is_told_so_unless_there_is_nothing_to_do(
+    own_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    url = own_server.create_database()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE reader LOGIN")
+        reader = Cli(url.replace("postgres@", "reader@"), tmp_path)
+        refused = reader.run("migrate")
+        assert refused.returncode == 2
+        assert "with a role that may create tables" in refused.stderr
+        Cli(url, tmp_path).out("migrate")
+        connection.execute("GRANT USAGE ON SCHEMA perdure TO reader")
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA perdure TO reader")
+    assert "already" in reader.out("migrate")
