@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 import pytest
 
-from tests.support.cli import eventually
-from tests.support.helm import CHART
+from tests.chart.golden import objects
+from tests.support.cli import Cli, eventually
+from tests.support.helm import CHART, Helm
 from tests.support.kubernetes import free_ports
 from tests.support.postgres import lent_user, programs_for
 
@@ -29,7 +31,7 @@ class Pod:
         self.log = folder / "log"
         self._user = lent_user()
         self._programs = programs_for(self._user, folder)
-        (self._port,) = free_ports(1)
+        (self.port,) = free_ports(1)
 
     @contextmanager
     def running(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -38,7 +40,7 @@ class Pod:
             "PATH": f"{self._programs.path('postgres').parent}:{os.defpath}",
             "LC_ALL": "C",
             "PGDATA": str(self.folder / "postgresql"),
-            "PGPORT": str(self._port),
+            "PGPORT": str(self.port),
             "PASSWORD": PASSWORD,
         }
         with self.log.open("ab") as output:
@@ -73,7 +75,7 @@ class Pod:
         return True
 
     def connect(self, password: str = PASSWORD) -> "psycopg.Connection[tuple[object, ...]]":
-        address = {"host": "127.0.0.1", "port": self._port, "user": "perdure", "dbname": "perdure"}
+        address = {"host": "127.0.0.1", "port": self.port, "user": "perdure", "dbname": "perdure"}
         return psycopg.connect(autocommit=True, password=password, **address)  # type: ignore[arg-type]  # any of them
 
 
@@ -110,3 +112,23 @@ def test_a_pod_that_died_half_way_through_its_first_start_begins_again(pod: Pod)
     with pod.running(), pod.connect() as connection:
         assert connection.execute("SELECT current_database()").fetchone() == ("perdure",)
     assert not half.exists()
+
+
+def test_with_a_certificate_authority_in_the_values_a_server_without_encryption_is_refused(
+    pod: Pod, helm: Helm, tmp_path: Path
+) -> None:
+    rendered = helm.out("template", "x", str(CHART), "--set", "postgresql.mode=demo,postgresql.tls.existingSecret=ca")
+    (operator,) = (
+        each
+        for each in objects(rendered)
+        if each["kind"] == "Deployment" and each["metadata"]["name"] == "x-perdure-operator"
+    )
+    with pod.running():
+        cli = Cli(f"postgresql://perdure:{quote(PASSWORD, safe='')}@127.0.0.1:{pod.port}/perdure", tmp_path)
+        cli.out("migrate")
+        for container in ("initContainers", "containers"):
+            (spec,) = operator["spec"]["template"]["spec"][container]
+            settings = {each["name"]: each["value"] for each in spec["env"] if each["name"].startswith("PG")}
+            assert settings.keys() == {"PGSSLMODE", "PGSSLROOTCERT"}
+            cli.environment |= settings
+            assert "server does not support SSL, but SSL was required" in cli.run("migrate", "--check").stderr
