@@ -237,6 +237,23 @@ def test_another_release_takes_the_resource_definitions_over_when_it_is_told_to(
     assert installation.instances.read("first")["spec"]["workflow"] == "greet"
 
 
+def test_a_release_takes_resource_definitions_over_that_were_applied_by_hand(installation: Installation) -> None:
+    file = CHART / "files" / "crds" / "workflowinstances.yaml"
+    older = yaml.safe_load(file.read_text())
+    columns = older["spec"]["versions"][0]["additionalPrinterColumns"]
+    wanted = [column["name"] for column in columns]
+    columns[0]["name"] = "Of Yesterday"
+    installation.plane.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(older))
+    with pytest.raises(HelmError, match="invalid ownership metadata"):
+        installation.command("install")
+    with pytest.raises(HelmError, match='conflict with "kubectl-client-side-apply"'):
+        installation.command("install", "--take-ownership")
+    installation.helm.out("uninstall", "shop")
+    installation.command("install", "--take-ownership", "--force-conflicts")
+    now = installation.plane.request("GET", DEFINITION).body["spec"]["versions"][0]["additionalPrinterColumns"]
+    assert [column["name"] for column in now] == wanted
+
+
 def test_the_password_of_the_demo_database_stays_over_upgrade_and_reinstallation(installation: Installation) -> None:
     def password() -> str:
         path = f"/api/v1/namespaces/{installation.namespace}/secrets/shop-perdure-demo-db"
