@@ -127,6 +127,6 @@ def test_the_roles_of_the_page_on_security_are_enough_and_no_more(
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             execute("perdure", forbidden)
     assert execute("perdure_scaler", query) == (0,)
-    for forbidden in ("SELECT * FROM perdure.history", "SELECT outcome FROM perdure.run", "DELETE FROM perdure.run"):
+    for forbidden in ("SELECT * FROM perdure.history", "SELECT id FROM perdure.run", "DELETE FROM perdure.run"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             execute("perdure_scaler", forbidden)
