@@ -22,7 +22,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --system-certs --universal --python-ver
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header $(LOCK_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test unit bench chaos fmt lint type cluster-binary clean venv go
+.PHONY: help setup lock demo test unit bench chaos fmt lint type cluster-binary helm chart chart-golden clean venv go
 
 help:  ## List the habits
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,7 +36,7 @@ lock: setup  ## Write the locks anew from pyproject.toml (LOCK_FLAGS=--upgrade t
 demo: setup  ## See a worker killed in the middle of an order and the order go on (under a minute)
 	@$(BIN)/python -m examples.demo
 
-test: setup lint type cluster-binary  ## Everything that CI runs: lint, types, all tests on real PostgreSQL and Kubernetes
+test: setup lint type cluster-binary helm  ## Everything that CI runs: lint, types, all tests on real PostgreSQL and Kubernetes
 	$(WITH_GO) $(BIN)/pytest
 
 unit: setup  ## The fast tests only
@@ -64,6 +64,16 @@ type: setup  ## Check the types, tests included
 
 cluster-binary: setup go  ## Build the Kubernetes control plane that the tests run (cached outside the repository)
 	$(WITH_GO) $(BIN)/python -m tests.support.kubernetes build
+
+helm: setup go  ## Find or build the Helm that the tests run (cached outside the repository)
+	@$(WITH_GO) $(BIN)/python -m tests.support.helm
+
+chart: helm  ## Lint the Helm chart, compare what it renders with the golden files, package it into dist
+	$(WITH_GO) $(BIN)/pytest tests/chart/test_golden.py tests/chart/test_values.py
+	$$($(WITH_GO) $(BIN)/python -m tests.support.helm) package charts/perdure --destination dist
+
+chart-golden: helm  ## Write the golden files of the chart and the table of its values anew
+	$(WITH_GO) $(BIN)/python -m tests.chart.golden
 
 clean:  ## Remove .venv and everything else that these habits made here
 	rm -rf $(VENV) .venv-bench dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
