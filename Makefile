@@ -62,7 +62,7 @@ lint: setup  ## Check style, format and the floors
 type: setup  ## Check the types, tests included
 	$(BIN)/mypy
 
-cluster-binary: setup go  ## Build the Kubernetes control plane that the tests run (cached outside the repository)
+cluster-binary: setup go  ## Build the Kubernetes programs and the helm that the tests run (cached outside the repository)
 	$(WITH_GO) $(BIN)/python -m tests.support.kubernetes build
 
 clean:  ## Remove .venv and everything else that these habits made here
