@@ -7,11 +7,11 @@ Kubernetes.
 import importlib
 import platform
 import sys
-from importlib.metadata import version as installed_version
 from typing import Annotated
 
 import typer
 
+from perdure import __version__
 from perdure.cli import output
 from perdure.cli.options import Database, flattened
 from perdure.errors import RequestError
@@ -35,7 +35,7 @@ def migrate(database: Database) -> None:
 @flattened
 def version() -> None:
     """Print the release of Perdure and the Python it runs on."""
-    output.out.print(f"perdure {installed_version('perdure')} (Python {platform.python_version()}, {sys.platform})")
+    output.out.print(f"perdure {__version__} (Python {platform.python_version()}, {sys.platform})")
 
 
 @flattened
