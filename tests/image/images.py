@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import platform
-import shutil
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from tests.image.dockerfile import DockerfileError, Settings, Stage, read
 from tests.image.layers import Layer, copied, debian, python_packages
-from tests.support.debian import need
+from tests.support.debian import need, on_path
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = "/opt/perdure"
@@ -25,7 +24,14 @@ POSTGRESQL = "docker.io/perdure/postgresql:15"
 PAUSE = "docker.io/perdure/pause:1"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 # PostgreSQL does without them, and they are half of what its packages need.
-UNNEEDED = ("/usr/lib/*/libLLVM*", "/usr/lib/*/libz3*", "/usr/lib/postgresql/*/lib/*jit*", "/usr/lib/postgresql/*/lib/bitcode/*", "/usr/lib/*/perl/*", "/usr/share/perl/*")  # fmt: skip
+UNNEEDED = (
+    "/usr/lib/*/libLLVM*",
+    "/usr/lib/*/libz3*",
+    "/usr/lib/postgresql/*/lib/*jit*",
+    "/usr/lib/postgresql/*/lib/bitcode/*",
+    "/usr/lib/*/perl/*",
+    "/usr/share/perl/*",
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def postgresql() -> Image:
 
 def pause() -> Image:
     """Return the image of the container that keeps a pod's network: it does nothing."""
-    busybox = need("busybox-static", lambda: (found := shutil.which("busybox")) and Path(found))
+    busybox = need("busybox-static", lambda: on_path("busybox"))
     settings = Settings(entry_point=["/busybox", "sleep", "2147483647"], user="65535:65535")
     return Image(PAUSE, [copied([(busybox, "/busybox")])], settings)
 

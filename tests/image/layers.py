@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.debian import need
+from tests.support.debian import need, on_path
 
 SUITE = "bookworm"
 # What debian:bookworm-slim leaves out.
@@ -62,15 +62,11 @@ def debian(packages: Sequence[str], variant: str, left_out: Sequence[str] = ()) 
 
 
 def _mmdebstrap(path: Path, packages: Sequence[str], variant: str, left_out: Sequence[str]) -> None:
-    program = need("mmdebstrap", lambda: _on_path("mmdebstrap"))
+    program = need("mmdebstrap", lambda: on_path("mmdebstrap"))
     say(f"a layer with Debian's {', '.join(packages)}")
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in left_out]
-    run([str(program), "--quiet", f"--variant={variant}", f"--include={','.join(packages)}", *options, SUITE, f"{path}"])
-
-
-def _on_path(program: str) -> Path | None:
-    found = shutil.which(program)
-    return Path(found) if found else None
+    what = [f"--variant={variant}", f"--include={','.join(packages)}", *options]
+    run([str(program), "--quiet", *what, SUITE, str(path)])
 
 
 def python_packages(lock: Path, target: str, base: Layer) -> Layer:

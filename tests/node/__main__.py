@@ -1,21 +1,20 @@
 """`python -m tests.node up | down`: make the cluster, or remove it, and say what was done and how to reach it."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 import yaml
 
+from tests.image import images
 from tests.node import configuration, leftovers, network, servers
 from tests.node.client import kubectl, ready
-from tests.image import images
 from tests.node.images import load
-from tests.node.place import FOLDER, KUBECONFIG, NAME
-from tests.support.debian import need
+from tests.node.place import KUBECONFIG, LOGS
+from tests.support.debian import need, on_path
 
 USAGE = "usage: python -m tests.node up|down"
 # Each package with a program of it by which it is found.
@@ -41,16 +40,16 @@ def up() -> None:
         leftovers.remove_everything()
     began = time.monotonic()
     for package, program in PACKAGES.items():
-        need(package, lambda program=program: _program(program))
+        need(package, partial(on_path, program))
     try:
         _start()
     except BaseException:
-        say(f"It did not start. The logs are in {configuration.LOGS}; `make cluster-down` removes what is there.")
+        say(f"It did not start. The logs are in {LOGS}; `make cluster-down` removes what is there.")
         raise
     say(
         f"A cluster of one node is ready after {time.monotonic() - began:.0f} s.\n"
         f"  reach it:  export KUBECONFIG={KUBECONFIG}\n"
-        f"  logs:      {configuration.LOGS}\n"
+        f"  logs:      {LOGS}\n"
         "  test:      make e2e\n"
         "  remove it: make cluster-down"
     )
@@ -82,12 +81,6 @@ def down() -> None:
         message = f"these are still there: {left}"
         raise RuntimeError(message)
     say("The cluster is gone: no process, mount, cgroup, network or file of it is left.")
-
-
-def _program(name: str) -> Path | None:
-    # A user's PATH often lacks the folders of the administrator's programs.
-    found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
-    return Path(found) if found else None
 
 
 def say(words: str) -> None:

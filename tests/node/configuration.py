@@ -47,6 +47,9 @@ netns_mounts_under_state_dir = true
 # Without this a machine that may not lower a score, a container for one, cannot start any pod.
 restrict_oom_score_adj = true
 disable_apparmor = true
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+options = {{ Root = "{CONTAINERD}/runc" }}
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "{FOLDER}/cni/conf"

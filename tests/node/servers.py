@@ -15,7 +15,16 @@ from tests.node.configuration import command
 from tests.node.network import enter, members
 from tests.node.place import FOLDER, LOGS
 
-ORDER = ("etcd", "kube-apiserver", "containerd", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns")  # fmt: skip
+ORDER = (
+    "etcd",
+    "kube-apiserver",
+    "containerd",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "coredns",
+)
 DEADLINE = 120.0
 
 

