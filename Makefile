@@ -84,7 +84,7 @@ cluster-up: setup cluster-binary helm  ## Start a real cluster of one node on th
 	$(WITH_GO) $(BIN)/python -m tests.node up
 
 e2e: setup cluster-binary helm  ## The end-to-end tests on the cluster of cluster-up, or on the one that KUBECONFIG names (kind-up)
-	$(WITH_GO) $(BIN)/pytest tests/e2e --override-ini testpaths=tests/e2e --durations=0
+	$(WITH_GO) $(BIN)/pytest tests/e2e --durations=0
 
 cluster-down: setup  ## Remove the cluster of cluster-up, whatever state it is in
 	$(BIN)/python -m tests.node down

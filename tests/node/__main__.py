@@ -14,9 +14,11 @@ from tests.node import configuration, leftovers, network, servers
 from tests.node.client import kubectl, ready
 from tests.node.images import load
 from tests.node.place import KUBECONFIG, LOGS
+from tests.node.volumes import offer_class, offer_volume
 from tests.support.debian import need, on_path
 
 USAGE = "usage: python -m tests.node up|down"
+VOLUMES = 4
 # Each package with a program of it by which it is found.
 PACKAGES = {
     "iproute2": "ip",
@@ -68,6 +70,9 @@ def _start() -> None:
     for name in servers.ORDER[3:]:
         servers.start(name)
     kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all(configuration.DNS_OBJECTS))
+    offer_class()
+    for number in range(VOLUMES):
+        offer_volume(f"volume-{number}")
     servers.until(ready, "the node was ready")
 
 
