@@ -26,7 +26,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --system-certs --universal --python-ver
 	cluster-up e2e cluster-down kind-up kind-down clean venv go
 
 help:  ## List the habits
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY)  ## Make .venv from the lock (the second call does nothing)
 
@@ -90,6 +90,7 @@ cluster-down: setup  ## Remove the cluster of cluster-up, whatever state it is i
 	$(BIN)/python -m tests.node down
 
 kind-up: setup  ## A kind cluster with our images, for people with Docker: then KUBECONFIG=dist/kind.yaml make e2e
+	mkdir -p dist
 	kind create cluster --name perdure --kubeconfig dist/kind.yaml
 	docker build --tag perdure:0.1.0 .
 	kind load docker-image --name perdure perdure:0.1.0

@@ -16,6 +16,7 @@ NAMESPACE = "perdure-e2e"
 SHOP = Path(__file__).parent / "shop" / "Dockerfile"
 
 Orders = Callable[..., dict[str, dict[str, Any]]]
+Report = Callable[[str], None]
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +48,6 @@ def installation(
     installation = Installation(cluster, machine, tmp_path_factory.mktemp("values"))
     installation.install()
     yield installation
-    cluster.out("delete", "wfi", "--all")
     installation.uninstall()
 
 
@@ -72,3 +72,20 @@ def orders() -> Orders:
         return {f"order-{number}": {"order": number, **order} for number in numbers}
 
     return make
+
+
+MEASURED = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def report(pytestconfig: pytest.Config) -> Report:
+    """Take what was measured; it is shown at the end."""
+    return pytestconfig.stash.setdefault(MEASURED, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show what was measured."""
+    if measured := config.stash.get(MEASURED, []):
+        terminalreporter.section("measured")
+        for line in measured:
+            terminalreporter.write_line(line)

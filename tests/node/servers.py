@@ -35,14 +35,15 @@ def start(name: str) -> None:
     # What the user's environment says to a client (KUBECONFIG, HTTPS_PROXY, ETCD_*) is not for the cluster.
     environment = {"PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin", "HOME": str(FOLDER)}
     with (LOGS / f"{name}.log").open("ab") as log:
-        subprocess.Popen(
-            enter(*command(name)),
+        # Nobody's child: whoever starts it does not wait for its end.
+        subprocess.run(
+            ["setsid", "--fork", *enter(*command(name))],
             env=environment,
             cwd=FOLDER,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            check=True,
         )
 
 

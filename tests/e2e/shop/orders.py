@@ -34,12 +34,22 @@ def expected(order: Mapping[str, Any]) -> list[int]:
 
 @activity.define(retry=_RETRY, timeout=120)
 async def step(order: int, number: int, seconds: float) -> int:
-    info = activity.info()
-    note = f"INSERT INTO {NOTES} (key, attempt, pod) VALUES (%s, %s, %s)"
-    async with await psycopg.AsyncConnection.connect(os.environ["PERDURE_URL"], autocommit=True) as connection:
-        await connection.execute(note.encode(), (info.idempotency_key, info.attempt, os.environ["POD_NAME"]))
+    while not await noted():  # noqa: ASYNC110  # nobody tells when a database is back
+        await asyncio.sleep(0.2)
     await asyncio.sleep(seconds)
     return answer(order, number)
+
+
+async def noted() -> bool:
+    """Note that an attempt begins; tell whether the database was there to take it."""
+    info = activity.info()
+    note = f"INSERT INTO {NOTES} (key, attempt, pod) VALUES (%s, %s, %s)"
+    try:
+        async with await psycopg.AsyncConnection.connect(os.environ["PERDURE_URL"], autocommit=True) as connection:
+            await connection.execute(note.encode(), (info.idempotency_key, info.attempt, os.environ["POD_NAME"]))
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 @workflow.define
