@@ -1,5 +1,6 @@
 """What the chart renders is what was looked at: a golden file for each case, the table of values, lint, the package."""
 
+import shutil
 import tarfile
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +63,15 @@ def test_the_resource_definitions_are_those_of_the_repository(helm: Helm, keep: 
         metadata = found[source["metadata"]["name"]].pop("metadata")
         assert metadata.get("annotations", {}) == ({"helm.sh/resource-policy": "keep"} if keep else {})
         assert found[source.pop("metadata")["name"]] == source
+
+
+def test_a_copy_that_lost_the_resource_definitions_is_not_installed(helm: Helm, tmp_path: Path) -> None:
+    copy = tmp_path / "perdure"
+    shutil.copytree(CHART, copy, ignore=shutil.ignore_patterns("crds"))
+    (copy / "files" / "crds").write_text("../../../crds")  # what a checkout without links makes of one
+    rendered = helm.run("template", "x", str(copy), "--set", "postgresql.mode=demo")
+    assert rendered.returncode != 0
+    assert "files/crds is empty" in rendered.stderr
 
 
 def test_config_maps_have_the_files_of_the_chart(helm: Helm) -> None:

@@ -129,6 +129,25 @@ def bundled_programs() -> dict[int, Programs]:
     return found
 
 
+def lent_user() -> pwd.struct_passwd | None:
+    """Return as whom PostgreSQL has to run: it refuses root, so root lends it the user that owns nothing."""
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+
+
+def programs_for(user: pwd.struct_passwd | None, folder: Path, major: int | None = None) -> Programs:
+    """Return programs that this user can run, copied into `folder` where need be; the folder becomes the user's."""
+    wanted = major or int(os.environ.get("PERDURE_TEST_POSTGRES", "0"))
+    available = bundled_programs()
+    if wanted and wanted not in available:
+        raise RuntimeError(f"PostgreSQL {wanted} is not in the wheel, only {sorted(available)}")
+    programs = available[wanted or max(available)]
+    if user is None:
+        return programs
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    reachable = all(each.stat().st_mode & 0o001 for each in programs.path("postgres").parents)
+    return programs if reachable else programs.moved_to(folder / "programs")
+
+
 class EmbeddedServer(Server):
     """A server of our own in a temporary folder, reached through a socket there.
 
@@ -145,10 +164,9 @@ class EmbeddedServer(Server):
             ["/bin/sh", "-c", KEEPER, self._home], stdin=subprocess.PIPE, cwd="/", start_new_session=True
         )
         self._postmaster: subprocess.Popen[bytes] | None = None
-        # PostgreSQL refuses to run as root, so root lends it the user that owns nothing.
-        self._user: Final = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+        self._user: Final = lent_user()
         try:
-            self._programs: Final = self._find_programs(major)
+            self._programs: Final = programs_for(self._user, self._home, major)
             self._initialise()
             self._launch()
         except BaseException:
@@ -172,18 +190,6 @@ class EmbeddedServer(Server):
         """Stop the server and remove what it stored; a second call does nothing."""
         self._halt(signal.SIGINT)
         self._keeper.communicate()
-
-    def _find_programs(self, major: int | None) -> Programs:
-        wanted = major or int(os.environ.get("PERDURE_TEST_POSTGRES", "0"))
-        available = bundled_programs()
-        if wanted and wanted not in available:
-            raise RuntimeError(f"PostgreSQL {wanted} is not in the wheel, only {sorted(available)}")
-        programs = available[wanted or max(available)]
-        if self._user is None:
-            return programs
-        os.chown(self._home, self._user.pw_uid, self._user.pw_gid)
-        reachable = all(folder.stat().st_mode & 0o001 for folder in programs.path("postgres").parents)
-        return programs if reachable else programs.moved_to(self._home / "programs")
 
     def _spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start one of the programs as a user that PostgreSQL accepts, with nothing of our environment."""

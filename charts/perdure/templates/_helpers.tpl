@@ -53,6 +53,13 @@ app.kubernetes.io/component: operator
 {{- if .Values.rbac.clusterWide -}}[]{{- else -}}{{ .Values.operator.watchNamespaces | default (list .Release.Namespace) | uniq | toJson }}{{- end -}}
 {{- end -}}
 
+{{/* Whether the operator serves the namespace of the release, where `helm test` makes its instance; empty for no. */}}
+{{- define "perdure.operator.servesRelease" -}}
+{{- if and .Values.operator.enabled (or .Values.rbac.clusterWide (has .Release.Namespace (include "perdure.operator.namespaces" . | fromJsonArray))) -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{/* image: takes repository, tag, digest */}}
 {{- define "perdure.imageOf" -}}
 {{- if .digest -}}{{ .repository }}@{{ .digest }}{{- else -}}{{ .repository }}:{{ .tag }}{{- end -}}
@@ -133,8 +140,11 @@ app.kubernetes.io/component: operator
 {{- end }}
 {{- end -}}
 
-{{/* Where pods run, the same words for operator and workers: takes settings, selector. */}}
+{{/* Where and how pods run, the same words for operator and workers: takes settings, selector. */}}
 {{- define "perdure.placement" -}}
+{{- with .settings.podSpec }}
+{{ toYaml . }}
+{{- end }}
 {{- with .settings.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}

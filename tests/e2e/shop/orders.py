@@ -44,10 +44,12 @@ async def noted() -> bool:
     """Note that an attempt begins; tell whether the database was there to take it."""
     info = activity.info()
     note = f"INSERT INTO {NOTES} (key, attempt, pod) VALUES (%s, %s, %s)"
+    url = os.environ["PERDURE_URL"]
     try:
-        async with await psycopg.AsyncConnection.connect(os.environ["PERDURE_URL"], autocommit=True) as connection:
+        # What is on its way to a pod that has just gone is never answered.
+        async with asyncio.timeout(3), await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
             await connection.execute(note.encode(), (info.idempotency_key, info.attempt, os.environ["POD_NAME"]))
-    except psycopg.OperationalError:
+    except (psycopg.OperationalError, TimeoutError):
         return False
     return True
 

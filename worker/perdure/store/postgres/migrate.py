@@ -9,7 +9,7 @@ from importlib.resources import files
 
 import psycopg
 
-from perdure.errors import SchemaVersionError
+from perdure.errors import RequestError, SchemaVersionError
 from perdure.store.postgres.address import Address, unavailable
 
 LOCK = 7_331_927_118_404_224_001
@@ -43,17 +43,39 @@ def required_version() -> int:
 def migrate(dsn: str) -> list[str]:
     """Bring the schema up to this release and return the names of the migrations applied now.
 
-    Each migration is one transaction; several processes may call this at once. Raises `StoreUnavailableError` when
-    the database cannot be reached.
+    Each migration is one transaction; several processes may call this at once. Where nothing is to be done, the right
+    to read is enough. Raises `StoreUnavailableError` when the database cannot be reached, `RequestError` when the role
+    may not do it.
     """
     address = Address.parse(dsn)
     applied: list[str] = []
     try:
         with psycopg.connect(address.conninfo, autocommit=True, prepare_threshold=None) as connection:
-            applied.extend(migration.name for migration in migrations() if _apply(connection, migration))
+            applied.extend(
+                migration.name
+                for migration in migrations()
+                if not _is_there(connection, migration) and _apply(connection, migration)
+            )
     except psycopg.OperationalError as error:
         raise unavailable(address, error) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        reason = " ".join(str(error).split())
+        message = (
+            f"the role of this URL may not change the schema of database {address.database} at {address.host} "
+            f"({reason}): run `perdure migrate` with a role that may create tables"
+        )
+        raise RequestError(message) from error
     return applied
+
+
+def _is_there(connection: psycopg.Connection, migration: Migration) -> bool:
+    table = connection.execute("SELECT to_regclass('perdure.migration') IS NOT NULL").fetchone()
+    return table == (True,) and _is_known(connection, migration)
+
+
+def _is_known(connection: psycopg.Connection, migration: Migration) -> bool:
+    query = "SELECT 1 FROM perdure.migration WHERE version = %s"
+    return connection.execute(query, [migration.version]).fetchone() is not None
 
 
 def _apply(connection: psycopg.Connection, migration: Migration) -> bool:
@@ -65,8 +87,7 @@ def _apply(connection: psycopg.Connection, migration: Migration) -> bool:
             "CREATE TABLE IF NOT EXISTS perdure.migration ("
             "version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
         )
-        known = connection.execute("SELECT 1 FROM perdure.migration WHERE version = %s", [migration.version])
-        if known.fetchone() is not None:
+        if _is_known(connection, migration):
             return False
         connection.execute(migration.text.encode())
         connection.execute(

@@ -188,3 +188,28 @@ FROM perdure.turns t
 JOIN perdure.run r ON r.id = t.run_id
 CROSS JOIN LATERAL json_array_elements(t.events) WITH ORDINALITY AS e (event, number);
 COMMENT ON VIEW perdure.events IS 'Histories by event: SELECT * FROM perdure.events WHERE instance = ''…'' ORDER BY run_id, turn, number';
+
+-- For whoever scales workers, with no other right than to read this. Work that is owned counts, or the last worker would
+-- be taken from under it; so does what is due before a new one is up. Each part has its own index, however many runs
+-- have ended.
+CREATE VIEW perdure.demand AS
+SELECT namespace, queue, count(*) AS amount
+FROM perdure.run WHERE state = 0
+GROUP BY namespace, queue
+UNION ALL
+SELECT namespace, queue, count(*)
+FROM perdure.run WHERE state = 1
+GROUP BY namespace, queue
+UNION ALL
+SELECT namespace, queue, count(*)
+FROM perdure.run WHERE state = 2 AND wake_at < now() + interval '30 seconds'
+GROUP BY namespace, queue
+UNION ALL
+SELECT namespace, queue, count(*)
+FROM perdure.task WHERE owner IS NULL AND available_at < now() + interval '30 seconds'
+GROUP BY namespace, queue
+UNION ALL
+SELECT namespace, queue, count(*)
+FROM perdure.task WHERE owner IS NOT NULL
+GROUP BY namespace, queue;
+COMMENT ON VIEW perdure.demand IS 'Runs and activities that workers are needed for, in parts: add them up.';

@@ -1,0 +1,69 @@
+"""Alerts and dashboard read the metrics that the chart's README lists, and each of those is read."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from tests.chart.golden import README
+from tests.support.helm import CHART
+
+METRIC = re.compile(r"\bperdure_[a-z_]+")
+ROW = re.compile(r"^\| `(perdure_\w+)` \| (\w+) \|([^|]*)\| [^|]+ \|$", re.MULTILINE)
+ALERTS = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
+LISTED = {name: (kind, set(re.findall(r"\w+", labels))) for name, kind, labels in ROW.findall(README.read_text())}
+
+
+def expressions() -> list[str]:
+    """Return every query of alerts and dashboard."""
+    alerts = [rule["expr"] for group in ALERTS["groups"] for rule in group["rules"]]
+    return alerts + [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+
+
+def name_of(metric: str) -> str:
+    """Return the metric that a series belongs to."""
+    return metric.removesuffix("_bucket")
+
+
+def test_what_is_read_is_what_is_listed() -> None:
+    assert {name_of(metric) for each in expressions() for metric in METRIC.findall(each)} == set(LISTED)
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_a_query_reads_a_metric_as_what_it_is(expression: str) -> None:
+    for metric in METRIC.findall(expression):
+        kind, _ = LISTED[name_of(metric)]
+        rated = re.search(rf"(rate|increase)\({metric}\{{", expression) is not None
+        assert rated == (kind != "gauge"), f"{metric} is a {kind}"
+        assert metric.endswith("_bucket") == (kind == "histogram")
+        # Releases in other namespaces have the same metrics.
+        assert re.search(rf'{metric}\{{namespace="(NAMESPACE|\$namespace)"', expression)
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_a_query_names_labels_that_its_metrics_have(expression: str) -> None:
+    own = {label for metric in METRIC.findall(expression) for label in LISTED[name_of(metric)][1]}
+    for labels in re.findall(r"by \(([^)]+)\)", expression):
+        assert set(re.findall(r"\w+", labels)) <= own | {"pod", "le"}
+    assert expression.count("(") == expression.count(")")
+    assert expression.count("{") == expression.count("}")
+
+
+def test_every_alert_says_what_is_the_matter_and_where_to_look() -> None:
+    rules = [rule for group in ALERTS["groups"] for rule in group["rules"]]
+    assert len({rule["alert"] for rule in rules}) == len(rules)
+    for rule in rules:
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert rule["annotations"].keys() == {"summary", "description"}
+
+
+def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {(place["x"] + across, place["y"] + down) for across in range(place["w"]) for down in range(place["h"])}
+        assert not cells & taken, panel["title"]
+        taken |= cells
