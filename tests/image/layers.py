@@ -21,6 +21,9 @@ SUITE = "bookworm"
 # What debian:bookworm-slim leaves out.
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 IGNORED = "__pycache__"
+PIP = ("--no-compile", "--no-deps", "--only-binary=:all:", "--require-hashes")
+# The marks of time that an archive carries differ from those in compiled files; their contents do not matter then.
+COMPILE = "--invalidation-mode=unchecked-hash"
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,7 @@ def python_packages(lock: Path, target: str, base: Layer) -> Layer:
         say(f"a layer with the packages of {lock.name}")
         version = next((root / "usr/bin").glob("python3.*")).name.removeprefix("python")
         pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        options = ("--no-compile", "--no-deps", "--only-binary=:all:", f"--python-version={version}")
-        run([*pip, *options, "--require-hashes", f"--target={root}{target}", f"--requirement={lock}"])
+        run([*pip, *PIP, f"--python-version={version}", f"--target={root}{target}", f"--requirement={lock}"])
 
     return _filled(f"packages\n{lock.read_text()}", target, fill, base)
 
@@ -115,9 +117,7 @@ def unpack(layer: Layer, root: Path) -> None:
 
 
 def _compile(root: Path, target: str) -> None:
-    # The marks of time that an archive carries differ from those in compiled files; their contents do not matter then.
-    mode = "--invalidation-mode=unchecked-hash"
-    run(["chroot", str(root), "/usr/bin/python3", "-m", "compileall", "-q", mode, target])
+    run(["chroot", str(root), "/usr/bin/python3", "-m", "compileall", "-q", COMPILE, target])
 
 
 def _copy(source: Path, place: Path) -> None:
