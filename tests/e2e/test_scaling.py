@@ -35,8 +35,9 @@ def test_work_waits_for_workers_and_is_shared_by_all_that_come(
 
 def test_workers_that_are_scaled_down_in_the_middle_lose_nothing(shop: Installation, orders: Orders) -> None:
     shop.scale(PODS)
-    ordered = orders(2 * SLOTS, steps=3, seconds=1)
+    ordered = orders(PODS * SLOTS, steps=4, seconds=1)
     shop.apply(ordered)
-    until(lambda: len({note.pod for note in shop.notes()}) >= PODS, "work of every worker")
+    runs = {status["runId"] for status in shop.until_phase(ordered, "Running").values()}
+    until(lambda: len({note.pod for note in shop.notes(runs)}) == PODS, "work of every worker")
     shop.scale(1)
     shop.judge(ordered)
