@@ -25,6 +25,9 @@ ORDER = (
     "kube-proxy",
     "coredns",
 )
+# Programs that end themselves where they do not trust what they know any more, for somebody to start them again.
+KEPT = {"kube-controller-manager", "kube-scheduler"}
+KEEPER = ("sh", "-c", 'while :; do "$@"; sleep 1; done', "keeper")
 DEADLINE = 120.0
 
 
@@ -37,7 +40,7 @@ def start(name: str) -> None:
     with (LOGS / f"{name}.log").open("ab") as log:
         # Nobody's child: whoever starts it does not wait for its end.
         subprocess.run(
-            ["setsid", "--fork", *enter(*command(name))],
+            ["setsid", "--fork", *enter(*(KEEPER if name in KEPT else ()), *command(name))],
             env=environment,
             cwd=FOLDER,
             stdin=subprocess.DEVNULL,
