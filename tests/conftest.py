@@ -6,10 +6,20 @@ Only what several levels share is here; a fixture that one folder needs lives in
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.postgres import Server, open_server
+
+END_TO_END = Path(__file__).parent / "e2e"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the end-to-end tests out, which need a cluster of nodes, unless they are asked for by name (`make e2e`)."""
+    named = [(config.invocation_params.dir / argument.partition("::")[0]).resolve() for argument in config.args]
+    asked_for = any(path == END_TO_END or END_TO_END in path.parents for path in named)
+    return True if collection_path == END_TO_END and not asked_for else None
 
 
 @pytest.fixture(scope="session")

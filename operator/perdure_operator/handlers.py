@@ -108,6 +108,8 @@ class Watch:
         try:
             await kopf.operator(
                 registry=self._registry(),
+                # kopf would ask who the user is, and a container's user has no name.
+                identity="perdure-operator",  # type: ignore[arg-type]  # kopf does not export the type of this text
                 settings=kopf.OperatorSettings(),
                 standalone=True,
                 clusterwide=self._namespaces is None,

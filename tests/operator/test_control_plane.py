@@ -14,12 +14,13 @@ import pytest
 from tests.support.instances import Instances
 from tests.support.kubernetes import ControlPlane, ControlPlaneError
 from tests.support.kubernetes_programs import (
+    CLUSTER,
+    TOOLS,
     ProgramsError,
     cache_folder,
     cluster_binary,
     find_go,
     program_command,
-    source_hash,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,11 +160,16 @@ def test_the_programs_come_from_the_assets_folder_if_one_is_named(tmp_path: Path
 
 def test_a_binary_in_the_cache_needs_no_go(tmp_path: Path) -> None:
     environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": str(tmp_path)}
-    binary = cache_folder(environment) / source_hash() / "cluster"
-    binary.parent.mkdir(parents=True)
-    binary.touch()
+    binary, helm = (
+        cache_folder(environment) / module.source_hash() / program
+        for module, program in ((CLUSTER, "cluster"), (TOOLS, "helm"))
+    )
+    for program in (binary, helm):
+        program.parent.mkdir(parents=True)
+        program.touch()
     assert cluster_binary(environment) == binary
     assert program_command("etcd", environment) == (str(binary), "etcd")
+    assert program_command("helm", environment) == (str(helm),)
 
 
 def test_a_go_that_is_too_old_is_passed_over_for_one_that_fits(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Programs that tests need and that Debian brings: found, or installed where that is allowed.
 
-What lives here: `need`. What must not: knowledge of the programs. A part that is missing is an error, never a reason to
-leave a test out.
+What lives here: `need` and `on_path`. What must not: knowledge of the programs. A part that is missing is an error,
+never a reason to leave a test out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ from typing import Final
 
 INSTALL_DEADLINE: Final = 300.0
 """Seconds that the installation of a package may take."""
+
+
+def on_path(program: str) -> Path | None:
+    """Find a program, also where an ordinary user's PATH does not look."""
+    found = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    return Path(found) if found else None
 
 
 def need(package: str, find: Callable[[], Path | None]) -> Path:

@@ -13,12 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.support.go_programs import go_program
-from tests.support.kubernetes_programs import ProgramsError
+from tests.support.kubernetes_programs import ProgramsError, program_command
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "perdure"
-VERSION = "v4.3.1"
 COMMAND_TIMEOUT = 600.0
 
 
@@ -34,7 +32,7 @@ def helm_program() -> Path:
         answer = subprocess.run([on_path, "version", "--short"], capture_output=True, text=True, check=False)
         if answer.stdout.startswith("v4."):
             return Path(on_path)
-    return go_program("helm.sh/helm/v4/cmd/helm", VERSION)
+    return Path(program_command("helm")[0])
 
 
 class Helm:

@@ -1,7 +1,7 @@
 """The keys and certificates of one control plane, made in memory and written to its folder.
 
-`kubernetes.py` is the only caller. The keys are worth nothing outside the test: they are made anew at each start and
-are removed with the folder.
+`kubernetes.py` and the one-node cluster are the callers. The keys are worth nothing outside the test: they are made
+anew at each start and are removed with the folder.
 """
 
 import base64
@@ -53,8 +53,11 @@ class Certificates:
     service_account_key: Path
 
 
-def make_certificates(folder: Path) -> Certificates:
-    """Write a fresh authority, and what it signs, into `folder`."""
+def make_certificates(folder: Path, *, addresses: Sequence[str] = (), names: Sequence[str] = ()) -> Certificates:
+    """Write a fresh authority, and what it signs, into `folder`.
+
+    The API server is reached on the loopback address, and by the given addresses and names.
+    """
     folder.mkdir()
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority_name = _name("perdure-test-authority")
@@ -83,10 +86,13 @@ def make_certificates(folder: Path) -> Certificates:
         certificate_path.write_bytes(builder.sign(authority_key, hashes.SHA256()).public_bytes(Encoding.PEM))
         return Pair(_write_key(folder / f"{file}.key", key), certificate_path)
 
-    loopback = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+    known_as: list[x509.GeneralName] = [
+        *(x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", *addresses)),
+        *(x509.DNSName(name) for name in ("localhost", *names)),
+    ]
     return Certificates(
         authority=authority_path,
-        server=signed("server", _name("kube-apiserver"), ExtendedKeyUsageOID.SERVER_AUTH, loopback),
+        server=signed("server", _name("kube-apiserver"), ExtendedKeyUsageOID.SERVER_AUTH, known_as),
         administrator=signed(
             "administrator", _name("administrator", "system:masters"), ExtendedKeyUsageOID.CLIENT_AUTH, []
         ),

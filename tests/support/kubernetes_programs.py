@@ -1,8 +1,9 @@
-"""The programs of a Kubernetes control plane: where they come from and how one of them is called.
+"""The programs of a Kubernetes cluster, and helm: where they come from and how one of them is called.
 
-They come from the folder that KUBEBUILDER_ASSETS names or, without it, from one binary that is built once from
-`tests/cluster` and kept outside the repository. Starting and stopping them is the business of `kubernetes.py`, the
-only caller.
+They come from the folder that KUBEBUILDER_ASSETS names or, without it, from what is built once from the Go modules of
+`tests/cluster` and kept outside the repository: one binary with everything of Kubernetes, and helm and CoreDNS, which
+build on another release of its libraries. Starting and stopping them is the business of the callers: `kubernetes.py`,
+the chart's tests and the one-node cluster.
 """
 
 import fcntl
@@ -14,13 +15,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-MODULE = Path(__file__).resolve().parent.parent / "cluster"
-SOURCES = ("go.mod", "go.sum", "main.go")
 VERSION_PACKAGE = "k8s.io/component-base/version"
 NO_GO = """\
-No Go was found that can build tests/cluster (the Kubernetes control plane for the tests).
+No Go was found that can build {module} (Kubernetes or its tools, for the tests).
 {found}
 Do one of these and try again:
 - `make cluster-binary`: fetches a Go for this project when there is none, then builds;
@@ -33,12 +34,48 @@ class ProgramsError(RuntimeError):
     """The programs of the control plane cannot be had; the message says what to install or to set."""
 
 
+@dataclass(frozen=True)
+class Module:
+    """A Go module whose programs tests run."""
+
+    path: str
+    sources: tuple[str, ...]
+    """The files that decide, with each other, what the programs are."""
+    packages: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Where its sources are."""
+        return Path(__file__).resolve().parents[2] / self.path
+
+    def source_hash(self) -> str:
+        """Return the hash of everything that decides what the programs are."""
+        return hashlib.sha256(b"".join((self.folder / name).read_bytes() for name in self.sources)).hexdigest()
+
+    def word_after(self, prefix: str) -> str:
+        """Return the word after `prefix` in the line of its go.mod that starts with it."""
+        for line in (self.folder / "go.mod").read_text().splitlines():
+            if line.strip().startswith(prefix):
+                return line.strip().removeprefix(prefix).split()[0]
+        raise ProgramsError(f"{self.path}/go.mod has no line that starts with {prefix!r}.")
+
+
+CLUSTER: Final = Module("tests/cluster", ("go.mod", "go.sum", "main.go"), (".",))
+TOOLS: Final = Module(
+    "tests/cluster/tools", ("go.mod", "go.sum", "coredns/main.go"), ("./coredns", "helm.sh/helm/v4/cmd/helm")
+)
+TOOL_NAMES: Final = {"helm", "coredns"}
+"""What the second module makes; a folder of control plane programs need not have it."""
+
+
 def program_command(program: str, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Say how `program` (etcd, kube-apiserver, kubectl, …) is called, building it first where that is needed."""
+    """Say how `program` (etcd, kube-apiserver, kubectl, helm, …) is called, building it first where that is needed."""
     assets = environment.get("KUBEBUILDER_ASSETS")
+    path = Path(assets or os.devnull) / program
+    if program in TOOL_NAMES and not os.access(path, os.X_OK):
+        return (str(built(TOOLS, program, environment)),)
     if not assets:
         return str(cluster_binary(environment)), program
-    path = Path(assets) / program
     if not os.access(path, os.X_OK):
         raise ProgramsError(
             f"KUBEBUILDER_ASSETS is {assets}, but there is no program {path}."
@@ -48,43 +85,42 @@ def program_command(program: str, environment: Mapping[str, str] = os.environ) -
 
 
 def cluster_binary(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the binary that holds every program of a cluster, built if this state of `tests/cluster` has none yet.
+    """Return the binary that holds every program of Kubernetes and etcd."""
+    return built(CLUSTER, "cluster", environment)
 
-    It is kept under `$XDG_CACHE_HOME/perdure/cluster/<hash of its sources>/cluster`. Processes that ask at the same
+
+def built(module: Module, program: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """Return a program of a module, built if this state of the module's sources was never built.
+
+    It is kept under `$XDG_CACHE_HOME/perdure/cluster/<hash of its sources>/<program>`. Processes that ask at the same
     time wait for one of them to build it.
     """
-    binary = cache_folder(environment) / source_hash() / "cluster"
+    binary = cache_folder(environment) / module.source_hash() / program
     if binary.exists():
         return binary
     binary.parent.mkdir(parents=True, exist_ok=True)
     with _locked(binary.with_name("lock")):
         if not binary.exists():
-            _build(binary, environment)
+            _build(module, binary.parent, environment)
     return binary
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Return the folder with one sub-folder for each state of `tests/cluster` that was ever built."""
+    """Return the folder with one sub-folder for each state of each module that was ever built."""
     return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perdure" / "cluster"
 
 
-def source_hash() -> str:
-    """Return the hash of everything that decides what the binary is."""
-    return hashlib.sha256(b"".join((MODULE / name).read_bytes() for name in SOURCES)).hexdigest()
-
-
-def find_go(candidates: Iterable[Path], environment: Mapping[str, str]) -> Path:
-    """Return the first Go that can build `tests/cluster`."""
+def find_go(candidates: Iterable[Path], environment: Mapping[str, str], module: Module = CLUSTER) -> Path:
+    """Return the first Go that can build a module."""
     refusals = []
     for go in candidates:
         # An old Go cannot read a module that asks for a newer one, and says so.
-        answer = _run_go(go, "list", "-m", environment=environment)
+        answer = _run_go(go, module, "list", "-m", environment=environment)
         if answer.returncode == 0:
             return go
         refusals.append(f"{go}: {answer.stderr.strip()}")
-    raise ProgramsError(
-        NO_GO.format(found="\n".join(refusals) or "There is no `go` on PATH.", wanted=_module_line("go "))
-    )
+    found = "\n".join(refusals) or "There is no `go` on PATH."
+    raise ProgramsError(NO_GO.format(module=module.path, found=found, wanted=module.word_after("go ")))
 
 
 def _installed_go(environment: Mapping[str, str]) -> Iterator[Path]:
@@ -102,27 +138,33 @@ def _installed_go(environment: Mapping[str, str]) -> Iterator[Path]:
         yield inside
 
 
-def _build(binary: Path, environment: Mapping[str, str]) -> None:
-    go = find_go(_installed_go(environment), environment)
-    print(f"Building the Kubernetes control plane for tests with {go}; the first time takes minutes.", file=sys.stderr)
-    partial = binary.with_name("partial")
+def _build(module: Module, folder: Path, environment: Mapping[str, str]) -> None:
+    go = find_go(_installed_go(environment), environment, module)
+    print(f"Building {module.path} for the tests with {go}; the first time takes minutes.", file=sys.stderr)
+    partial = folder / "partial"
     answer = _run_go(
         go,
-        *("build", "-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags", _link_flags(), "-o", str(partial), "."),
+        module,
+        *("build", "-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags", _link_flags(module)),
+        *("-o", f"{partial}{os.sep}", *module.packages),
         environment=environment,
     )
     if answer.returncode != 0:
         tail = "\n".join(answer.stderr.splitlines()[-40:])
-        raise ProgramsError(f"`go build` in tests/cluster failed. The end of what it said:\n{tail}")
-    # Whoever finds the binary finds a whole one, also when this process dies half-way.
-    partial.replace(binary)
+        raise ProgramsError(f"`go build` in {module.path} failed. The end of what it said:\n{tail}")
+    # Whoever finds a program finds a whole one, also when this process dies half-way.
+    for program in partial.iterdir():
+        program.replace(folder / program.name)
+    partial.rmdir()
 
 
-def _run_go(go: Path, *arguments: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    # A workspace or flags that the user set for other work must not change this binary.
+def _run_go(
+    go: Path, module: Module, *arguments: str, environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    # A workspace or flags that the user set for other work must not change the programs.
     return subprocess.run(
         [str(go), *arguments],
-        cwd=MODULE,
+        cwd=module.folder,
         env={**environment, "GOWORK": "off", "GOFLAGS": ""},
         check=False,
         capture_output=True,
@@ -130,20 +172,16 @@ def _run_go(go: Path, *arguments: str, environment: Mapping[str, str]) -> subpro
     )
 
 
-def _link_flags() -> str:
-    """Put the version into the programs: without it `/version` is a placeholder and clients refuse to talk."""
-    version = _module_line("k8s.io/kubernetes ")
-    major, minor, _ = version.removeprefix("v").split(".", 2)
-    values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
-    return " ".join(["-s", "-w", *(f"-X {VERSION_PACKAGE}.{name}={value}" for name, value in values.items())])
-
-
-def _module_line(prefix: str) -> str:
-    """Return the rest of the line of go.mod that starts with `prefix`."""
-    for line in (MODULE / "go.mod").read_text().splitlines():
-        if line.strip().startswith(prefix):
-            return line.strip().removeprefix(prefix)
-    raise ProgramsError(f"tests/cluster/go.mod has no line that starts with {prefix!r}.")
+def _link_flags(module: Module) -> str:
+    """Put their version into the programs: without it it is a placeholder, and clients refuse to talk."""
+    if module is TOOLS:
+        values = {"helm.sh/helm/v4/internal/version.version": module.word_after("helm.sh/helm/v4 ")}
+    else:
+        version = module.word_after("k8s.io/kubernetes ")
+        major, minor, _ = version.removeprefix("v").split(".", 2)
+        numbers = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+        values = {f"{VERSION_PACKAGE}.{name}": value for name, value in numbers.items()}
+    return " ".join(["-s", "-w", *(f"-X {name}={value}" for name, value in values.items())])
 
 
 @contextmanager

@@ -11,11 +11,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version as installed_version
 from typing import Annotated, TypeVar
 
 import typer
 
+from perdure import __version__
 from perdure.cli import output
 from perdure.cli.options import Database, flattened, seconds_option
 from perdure.client import Client
@@ -85,7 +85,7 @@ def _patiently(step: Callable[[], T], seconds: float | None) -> T:
 @flattened
 def version() -> None:
     """Print the release of Perdure and the Python it runs on."""
-    output.out.print(f"perdure {installed_version('perdure')} (Python {platform.python_version()}, {sys.platform})")
+    output.out.print(f"perdure {__version__} (Python {platform.python_version()}, {sys.platform})")
 
 
 @flattened

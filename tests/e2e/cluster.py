@@ -1,0 +1,147 @@
+"""kubectl and helm against the cluster of the tests, and the one wait that they all use.
+
+What lives here: `Cluster`. What must not: knowledge of the product. Unlike `tests.support.kubernetes` it asks only what
+a user of any cluster can ask.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from tests.support.helm import Helm
+from tests.support.kubernetes_programs import program_command
+
+COMMAND_TIMEOUT = 300.0
+DEADLINE = 180.0
+
+T = TypeVar("T")
+
+
+class ClusterError(RuntimeError):
+    """A command failed; the message carries what it said."""
+
+
+def until(look: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
+    """Look until there is something to see, and return it; a cluster that does not answer is not there yet."""
+    end = time.monotonic() + deadline
+    trouble = ""
+    while True:
+        try:
+            if seen := look():
+                return seen
+        except ClusterError as error:
+            trouble = str(error)
+        if time.monotonic() > end:
+            message = f"waited {deadline:g} s for {what}; {trouble}"
+            raise AssertionError(message)
+        time.sleep(0.1)
+
+
+class Cluster:
+    """One namespace of a cluster."""
+
+    def __init__(self, kubeconfig: Path, namespace: str, folder: Path) -> None:
+        self.kubeconfig = kubeconfig
+        self.namespace = namespace
+        self.helm = Helm(folder, kubeconfig, namespace)
+        self._environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(folder),
+            "KUBECONFIG": str(kubeconfig),
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        """Return the command line of kubectl."""
+        return [*program_command("kubectl"), "--namespace", self.namespace, *arguments]
+
+    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run kubectl to its end, whatever that is."""
+        return subprocess.run(
+            self.command(*arguments),
+            env=self._environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT,
+            check=False,
+        )
+
+    def out(self, *arguments: str, stdin: str = "") -> str:
+        """Run a kubectl command that has to succeed and return what it printed."""
+        done = self.run(*arguments, stdin=stdin)
+        if done.returncode != 0:
+            message = f"`kubectl {' '.join(arguments)}` ended with {done.returncode}:\n{done.stderr}{done.stdout}"
+            raise ClusterError(message)
+        return done.stdout
+
+    def json(self, *arguments: str) -> dict[str, Any]:
+        """Run a kubectl command and return the object that it prints."""
+        found: dict[str, Any] = json.loads(self.out(*arguments, "-o", "json"))
+        return found
+
+    def apply(self, *documents: dict[str, Any]) -> None:
+        """Apply documents as a user applies a file."""
+        self.out("apply", "-f", "-", stdin=yaml.safe_dump_all(documents))
+
+    def get(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
+        """Return the objects of a kind."""
+        found: list[dict[str, Any]] = self.json("get", kind, "--selector", selector)["items"]
+        return found
+
+    def pods(self, selector: str) -> dict[str, dict[str, Any]]:
+        """Return the pods that run and are not being ended, by name."""
+        return {
+            pod["metadata"]["name"]: pod
+            for pod in self.get("pods", selector)
+            if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+        }
+
+    def until_ready(self, selector: str, count: int) -> set[str]:
+        """Wait until exactly so many pods are there, each of them ready; return their names."""
+
+        def look() -> set[str]:
+            pods = self.get("pods", selector)
+            ready = {pod["metadata"]["name"] for pod in pods if is_ready(pod)}
+            return ready if len(ready) == len(pods) == count else set()
+
+        if count == 0:
+            until(lambda: not self.get("pods", selector), f"no pods of {selector}")
+            return set()
+        return until(look, f"{count} ready pods of {selector}")
+
+    @contextmanager
+    def forward(self, target: str, port: int) -> Iterator[int]:
+        """Lend a port of this machine that leads to a port of a pod."""
+        with subprocess.Popen(
+            self.command("port-forward", target, f":{port}", "--address=127.0.0.1"),
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            try:
+                assert process.stdout is not None
+                said = process.stdout.readline()
+                found = re.search(r"127\.0\.0\.1:(\d+)", said)
+                if not found:
+                    raise ClusterError(said)
+                yield int(found[1])
+            finally:
+                process.kill()
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    """Tell whether a pod takes work."""
+    conditions = pod["status"].get("conditions", ())
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
