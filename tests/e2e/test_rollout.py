@@ -6,7 +6,7 @@ from typing import Any
 from tests.e2e.conftest import Orders, Report
 from tests.e2e.installation import WORKERS, Installation
 
-BATCH = 5
+BATCH = 10
 
 
 def test_a_rolling_update_under_load_loses_and_doubles_nothing(
@@ -21,7 +21,7 @@ def test_a_rolling_update_under_load_loses_and_doubles_nothing(
         # The last batch is for the new workers alone.
         while not last:
             last = over.wait(1)
-            batch = orders(BATCH, steps=3, seconds=0.3)
+            batch = orders(BATCH, steps=5, seconds=0.5)
             shop.apply(batch)
             everything.update(batch)
 
