@@ -11,6 +11,7 @@ cancelled, its object is asked for once more by name.
 
 import asyncio
 import logging
+import time
 
 from perdure.client import FullStore
 from perdure.errors import PerdureError, StoreError
@@ -53,6 +54,7 @@ class Comparison:
         self._writer = writer
         self._namespaces = settings.namespaces
         self._interval = settings.resync
+        self.compared_at: float | None = None
 
     async def list(self) -> None:
         """See every object once, so that the operator knows what there is before it deals with anything."""
@@ -99,6 +101,7 @@ class Comparison:
                 self._controller.see_gone(uid, namespace, name)
         await self._look_at(listing)
         await self._refresh(store)
+        self.compared_at = time.time()
 
     def _is_watched(self, namespace: str) -> bool:
         return self._namespaces is None or namespace in self._namespaces

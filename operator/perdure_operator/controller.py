@@ -18,7 +18,7 @@ from perdure.client import FullStore
 from perdure.errors import ManifestError, PayloadError, SchemaVersionError, StoreError
 from perdure.manifest import WorkflowInstance, parse
 from perdure.model.events import WorkflowExecutionCancelRequested, WorkflowExecutionStarted
-from perdure.model.runs import RunSummary
+from perdure.model.runs import RunSummary, Started
 
 from .abandoned import Abandoned
 from .database import Database
@@ -77,6 +77,12 @@ class Controller:
         self._waiting: dict[tuple[str, str], Job] = {}
         self._timers: set[asyncio.TimerHandle] = set()
         self._idle = asyncio.Event()
+        self.errors = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many objects wait to be looked at."""
+        return len(self._jobs)
 
     def see(self, body: Mapping[str, Any]) -> None:
         """Take an object as the API server has it."""
@@ -151,6 +157,7 @@ class Controller:
         try:
             await self._work(batch)
         except StoreError as error:
+            self.errors += 1
             self._database.failed(error)
             logger.warning("%d objects wait for the database: %s", len(self._jobs) + len(batch), error)
             self._refuse(batch, _unavailable(error))
@@ -158,7 +165,8 @@ class Controller:
         except Exception:  # whatever it is, the operator goes on with the other objects
             if len(batch) > 1:
                 return [left for job in batch for left in await self._work_through([job])]
-            logger.exception("reconciling %s/%s failed", batch[0].namespace, batch[0].name)
+            self.errors += 1
+            logger.exception("reconciling %s/%s failed", batch[0].namespace, batch[0].name, extra=_about(batch[0]))
             return batch
         return []
 
@@ -199,7 +207,7 @@ class Controller:
             job.refusal = Refusal("InvalidSpec", str(error), stalled=True)
             return
         if started.created:
-            logger.info("%s/%s started as run %d", job.namespace, job.name, started.run_id)
+            logger.info("%s/%s started as run %d", job.namespace, job.name, started.run_id, extra=_about(job, started))
 
     async def _end(self, store: FullStore, job: Job, run: RunSummary | None) -> None:
         """Cancel or close the run, if that is among the actions."""
@@ -209,13 +217,15 @@ class Controller:
             if isinstance(action, Cancel):
                 event = WorkflowExecutionCancelRequested(action.reason)
                 await store.deliver(run.namespace, run.id, event)
-                logger.info("%s/%s is asked to cancel: %s", run.namespace, run.id, action.reason)
+                logger.info(
+                    "%s/%s is asked to cancel: %s", run.namespace, run.id, action.reason, extra=_about(job, run)
+                )
                 if may_be_untouched(run):
                     self._later(UNTOUCHED_AFTER, lambda: self._again(job))
                 continue
             if await _is_untouched(store, run):
                 await store.terminate(run.namespace, run.id, f"cancelled before any of its code ran: {action.reason}")
-                logger.info("%s/%s is closed; no worker had taken it", run.namespace, run.id)
+                logger.info("%s/%s is closed; no worker had taken it", run.namespace, run.id, extra=_about(job, run))
 
     def _wait_for_name(self, job: Job) -> None:
         job.refusal = Refusal(
@@ -273,6 +283,12 @@ def _unavailable(error: StoreError) -> Refusal:
 async def _is_untouched(store: FullStore, run: RunSummary) -> bool:
     """Tell whether no workflow code has run yet: nothing is recorded but the start."""
     return all(isinstance(event.event, WorkflowExecutionStarted) for event in await store.history(run.run_id))
+
+
+def _about(job: Job, run: Started | RunSummary | None = None) -> dict[str, object]:
+    """Return what a record about this object has as ``extra``."""
+    known: dict[str, object] = {"namespace": job.namespace, "workflow_id": job.name}
+    return known if run is None else {**known, "run_id": run.run_id, "workflow": run.workflow}
 
 
 def _job(body: Mapping[str, Any]) -> Job:

@@ -41,6 +41,7 @@ class Election:
         self._until = 0.0
         self.abandoned = Abandoned()
         self.leading = False
+        self.terms = 0
         self.reached_at: float | None = None
         self.trouble = ""
 
@@ -55,6 +56,7 @@ class Election:
                 break
             await asyncio.sleep(self._pause())
         self.leading = True
+        self.terms += 1
         logger.info("%s leads (Lease %s/%s)", self._identity, self._namespace, self._name)
 
     async def hold(self) -> None:

@@ -60,6 +60,11 @@ class StatusWriter:
         return self._outbox.struggling
 
     @property
+    def waiting(self) -> int:
+        """How many statuses wait to be written or are being written."""
+        return len(self._outbox)
+
+    @property
     def trouble(self) -> str:
         """Why statuses cannot be written, as far as some wait for it."""
         return self._trouble if self.struggling else ""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from perdure.model.runs import HistoryEvent, RunId, RunSummary, WorkerId
 from perdure.store import records
-from perdure.store.base import RunFilter, StatusChange
+from perdure.store.base import Census, Queue, RunFilter, StatusChange
 from perdure.store.postgres import rows
 from perdure.store.postgres.arrays import int4, int4s, int8, int8s, text, texts
 from perdure.store.postgres.connection import Lane
@@ -63,6 +63,20 @@ class PostgresReads:
         """Return id, name and build of the workers whose lease is in force."""
         found = await self._reads.fetch("workers", {"namespace": text(namespace)})
         return [(WorkerId(worker), name, build) for worker, name, build in found]
+
+    async def census(self, namespaces: Sequence[str] | None) -> Census:
+        """Count what is open in these namespaces, None: in all."""
+        parameters = {"namespaces": None if namespaces is None else texts(namespaces)}
+        found = await self._reads.fetch("census", parameters)
+        return Census(
+            open=sum(runs for kind, _, runs, *_ in found if kind == "open"),
+            held={reason: runs for kind, reason, runs, *_ in found if kind == "held"},
+            queues={
+                queue: Queue(runs=runs, activities=activities, workers=workers, oldest=max(0.0, oldest))
+                for kind, queue, runs, activities, workers, oldest in found
+                if kind == "queue"
+            },
+        )
 
     async def status_changes(self, limit: int) -> list[StatusChange]:
         """Return changes of runs with a key, oldest first."""
