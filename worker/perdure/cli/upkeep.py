@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
-from perdure.cli import output
+from perdure.cli import exits, output
 from perdure.cli.options import Database, flattened
 from perdure.errors import RequestError
+from perdure.telemetry import logs
 
 
 @flattened
@@ -51,11 +52,14 @@ def operator(
             show_default=False,
         ),
     ] = None,
+    log_format: Annotated[
+        logs.LogFormat, typer.Option(envvar=logs.VARIABLE, help="Log records as text or as JSON, one object a line.")
+    ] = logs.LogFormat.TEXT,
 ) -> None:
     """Run the Kubernetes operator: WorkflowInstance objects in, their status out.
 
     In a pod it finds the cluster by itself, elsewhere by KUBECONFIG. Of several operators one is active, the others
-    stand by. PERDURE_OPERATOR_HEALTH=HOST:PORT serves /healthz and /readyz.
+    stand by. PERDURE_OPERATOR_HEALTH=HOST:PORT serves /livez, /readyz and /metrics.
     """
     try:
         # By name: the operator stands on top of this library and may see it, never the other way round.
@@ -63,4 +67,4 @@ def operator(
     except ImportError as error:
         message = f"the operator is not installed ({error}): pip install 'perdure[operator]'"
         raise RequestError(message) from None
-    program.run(database.checked_url(), namespaces=namespaces)
+    program.run(database.checked_url(), namespaces=namespaces, log_format=log_format, debug=exits.debugging())
