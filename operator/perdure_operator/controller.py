@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from perdure.client import FullStore
@@ -22,7 +23,7 @@ from perdure.model.runs import RunSummary, Started
 
 from .abandoned import Abandoned
 from .database import Database
-from .objects import Objects
+from .objects import Objects, said
 from .reconcile import (
     Action,
     Cancel,
@@ -32,6 +33,7 @@ from .reconcile import (
     decide_gone,
     may_be_untouched,
 )
+from .restored import recall
 from .status import Refusal, project
 from .writer import StatusWriter
 
@@ -54,6 +56,7 @@ class Job:
     generation: int = 0
     instance: WorkflowInstance | None = None
     invalid: str = ""
+    restored: str = ""
     policy: DeletionPolicy = DeletionPolicy.CANCEL
     refusal: Refusal | None = None
     actions: tuple[Action, ...] = field(default=())
@@ -78,6 +81,7 @@ class Controller:
         self._timers: set[asyncio.TimerHandle] = set()
         self._idle = asyncio.Event()
         self.errors = 0
+        self.witnessed: Callable[[datetime], bool] = lambda _: True
 
     @property
     def waiting(self) -> int:
@@ -173,8 +177,10 @@ class Controller:
     async def _work(self, batch: Sequence[Job]) -> None:
         store = await self._database.store()
         runs = {run.key: run for run in await store.by_key([job.uid for job in batch])}
+        refusals = await recall(store, batch, runs, self._objects, self.witnessed)
         for job in batch:
-            job.actions, job.refusal = self._decide(job, runs.get(job.uid)), None
+            job.refusal = refusals.get(job.uid)
+            job.actions = () if job.refusal else self._decide(job, runs.get(job.uid))
         for job in batch:
             await self._end(store, job, runs.get(job.uid))
         started = [job for job in batch if Start() in job.actions]
@@ -294,6 +300,7 @@ def _about(job: Job, run: Started | RunSummary | None = None) -> dict[str, objec
 def _job(body: Mapping[str, Any]) -> Job:
     metadata = body["metadata"]
     job = Job(metadata["uid"], metadata["namespace"], metadata["name"], metadata.get("generation", 0))
+    job.restored = said(body)
     try:
         job.instance = parse(body)
     except ManifestError as error:

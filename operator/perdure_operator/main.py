@@ -126,8 +126,9 @@ class Term:
         self._election = election
         self.writer = StatusWriter(cluster, objects, election, settings)
         self.controller = Controller(database, objects, self.writer, election.abandoned)
+        self.controller.witnessed = election.witnessed
         self._sync = Sync(cluster, database, objects, self.controller, self.writer, settings)
-        self._comparison = Comparison(cluster, database, objects, self.controller, self.writer, settings)
+        self._comparison = Comparison(cluster, database, objects, self.controller, self.writer, settings, election)
         self._workers = VanishedWorkers(database)
         self._backlog = Backlog(database, settings.namespaces)
         self.watch: Watch | None = None

@@ -75,6 +75,10 @@ class StatusWriter:
         if known is None:
             self._settle(numbers)
             return
+        if known.final and status.fields.get("phase") != known.status().get("phase"):
+            # The database was restored from before the end. What came of the run is known, and stays on the object.
+            self._settle(numbers)
+            return
         self._outbox.put(uid, status, numbers, time.monotonic(), known.written_at)
         self._wake.set()
 
@@ -155,6 +159,7 @@ class StatusWriter:
         match answer:
             case Written(status=recorded, version=newer):
                 known.record(recorded, newer)
+                known.final = known.finished
                 known.written_at = time.monotonic()
                 return True
             case Gone():

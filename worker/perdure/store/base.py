@@ -126,6 +126,9 @@ class Store(Protocol):
         is `OWNED` from the start, and turn 0 is the one that the taker has begun with.
         """
 
+    async def adopt(self, run_id: RunId, key: str) -> None:
+        """Give a run the key of another object, one that was never used: it stands for the run from now on."""
+
     async def owned(self, lease: Lease) -> list[RunId]:
         """Return the runs that this worker owns. One that it knows nothing of was lost with an acknowledgement."""
 
@@ -267,6 +270,9 @@ class ReadStore(Protocol):
 
     async def by_key(self, keys: Sequence[str]) -> list[RunSummary]:
         """Return the runs that were started with these keys."""
+
+    async def newest(self, instances: Sequence[tuple[str, str]]) -> list[RunSummary]:
+        """Return the newest run of each of these instances, given as (namespace, instance)."""
 
     async def open_keys(self) -> dict[str, tuple[str, str]]:
         """Return key -> (namespace, instance) of every open run that has a key."""

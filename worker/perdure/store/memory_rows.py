@@ -131,6 +131,12 @@ class MemoryReads:
         with self.lock:
             return [self._summary(run) for run in self.runs.values() if run.key is not None and run.key in keys]
 
+    async def newest(self, instances: Sequence[tuple[str, str]]) -> list[RunSummary]:
+        """Return the newest run of each of these instances."""
+        with self.lock:
+            found = {(run.namespace, run.instance): run for run in self.runs.values()}
+            return [self._summary(found[each]) for each in dict.fromkeys(instances) if each in found]
+
     async def open_keys(self) -> dict[str, tuple[str, str]]:
         """Return key -> (namespace, instance) of every open run that has a key."""
         with self.lock:

@@ -34,6 +34,12 @@ class PostgresReads:
         """Return the runs that were started with these keys."""
         return [rows.summary(row) for row in await self._reads.fetch("by_key", {"keys": texts(keys)})]
 
+    async def newest(self, instances: Sequence[tuple[str, str]]) -> list[RunSummary]:
+        """Return the newest run of each of these instances."""
+        each = list(dict.fromkeys(instances))
+        parameters = {"namespaces": texts([name for name, _ in each]), "instances": texts([name for _, name in each])}
+        return [rows.summary(row) for row in await self._reads.fetch("newest", parameters)]
+
     async def open_keys(self) -> dict[str, tuple[str, str]]:
         """Return key -> (namespace, instance) of every open run that has a key."""
         found = await self._reads.fetch("open_keys", {})

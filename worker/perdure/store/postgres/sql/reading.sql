@@ -26,6 +26,21 @@ SELECT * FROM perdure.summary WHERE id = ANY (:runs::bigint[]);
 -- name: by_key
 SELECT * FROM perdure.summary WHERE key = ANY (:keys::text[]) ORDER BY id;
 
+-- name: newest
+SELECT s.*
+FROM unnest(:namespaces::text[], :instances::text[]) AS n (namespace, instance)
+CROSS JOIN LATERAL (
+    SELECT coalesce(
+        (SELECT id FROM perdure.run WHERE namespace = n.namespace AND instance = n.instance AND closed_at IS NULL),
+        (
+            SELECT max(id) FROM perdure.run
+            WHERE namespace = n.namespace AND instance = n.instance
+              AND hashtext(instance) = hashtext(n.instance) AND closed_at IS NOT NULL
+        )
+    ) AS id
+) r
+JOIN perdure.summary s ON s.id = r.id;
+
 -- name: open_keys
 SELECT key, namespace, instance FROM perdure.run WHERE key IS NOT NULL AND closed_at IS NULL ORDER BY id;
 
