@@ -90,20 +90,18 @@ def _run_id(sought: Sought, objects: Objects) -> str:
 def _refusal(
     sought: Sought, run: RunSummary | None, run_id: str, witnessed: Callable[[datetime], bool]
 ) -> Refusal | None:
-    say = f"kubectl annotate --overwrite wfi {sought.name} {RESTORED}="
     if run is not None and (sought.restored or run_id or not witnessed(run.created_at)):
         return Refusal(
             EARLIER,
-            f"the database has run {run.run_id} of this name ({run.workflow}, {run.phase}), whose object is gone. If "
-            f"this object was restored from a backup, `{say}true` takes that run over; `{say}false` starts a new one",
+            f"the database has run {run.run_id} of this name, whose object is gone; the annotation {RESTORED}=true "
+            "takes it over, =false starts a new run",
             stalled=True,
         )
     if sought.restored or run_id:
-        which = f"run {run_id} of this object" if run_id else "the run of this restored object"
         return Refusal(
             LOST,
-            f"{which} is not in the database, which may have been restored from an older backup: what the run did is "
-            f"not known. `{say}false` starts a new one",
+            f"run {run_id or 'of this name'} is not in the database, perhaps restored from an older backup; the "
+            f"annotation {RESTORED}=false starts a new run",
             stalled=True,
         )
     return None

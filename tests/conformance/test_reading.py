@@ -222,3 +222,18 @@ async def test_a_run_that_goes_on_after_a_takeover_is_not_the_oldest_that_waits_
     await stage.flush(lease, run_id, turn(1), Release())
     [waiting] = (await stage.store.census(None)).queues.values()
     assert (waiting.runs, waiting.oldest) == (1, 0.0)
+
+
+@behaviour
+async def test_the_newest_run_of_each_of_many_instances_is_found(stage: Stage) -> None:
+    lease = await stage.worker()
+    closed = await stage.owned(lease, "order-1")
+    await stage.flush(lease, closed, turn(1), close())
+    second = (await stage.start("order-1")).run_id
+    ended = await stage.owned(lease, "order-2")
+    await stage.flush(lease, ended, turn(1), close())
+    theirs = (await stage.start("order-1", namespace="neighbour")).run_id
+    asked = [(NAMESPACE, "order-1"), (NAMESPACE, "order-2"), (NAMESPACE, "nobody"), (NAMESPACE, "order-1")]
+    assert sorted(run.run_id for run in await stage.store.newest(asked)) == [second, ended]
+    assert [run.run_id for run in await stage.store.newest([("neighbour", "order-1")])] == [theirs]
+    assert await stage.store.newest([]) == []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import os
 import re
@@ -160,6 +161,14 @@ class Stage:
         self.cli.environment["PERDURE_NAMESPACE"] = namespace
         self.kubeconfig = self._account()
         self.operators: list[OperatorProgram] = []
+
+    def on(self, url: str) -> Stage:
+        """Return the same stage with another database."""
+        other = copy.copy(self)
+        other.url, other.cli = url, copy.copy(self.cli)
+        other.cli.url = url
+        other.cli.environment = {**self.cli.environment, "PERDURE_URL": url}
+        return other
 
     @contextmanager
     def operator(self, *options: str, url: str | None = None, everywhere: bool = False) -> Iterator[OperatorProgram]:
