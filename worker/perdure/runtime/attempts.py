@@ -10,6 +10,7 @@ import contextvars
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -95,6 +96,7 @@ class Attempt:
         self._activity = activity
         self._slots = owner.slots(activity)
         self._job = job
+        self._counts = owner.counts[job.info.name]
         self._done = done
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
@@ -107,7 +109,7 @@ class Attempt:
     def start(self) -> None:
         """Begin; called with a slot in hand."""
         options, job = self._job.options, self._job
-        self._began = self._loop.time()
+        self._began = monotonic()
         if options.timeout is not None:
             message = (
                 f"attempt {job.info.attempt} of {job.info.name} did not end within its timeout of {options.timeout:g} s"
@@ -128,7 +130,7 @@ class Attempt:
     def cancel(self) -> None:
         """Stop without a verdict. A thread is told and left to end by itself."""
         if self._began and not self.over:
-            self._owner.counts[self._job.info.name].cancelled += 1
+            self._counts.cancelled += 1
         self._finish()
         if self._task is not None:
             self._task.cancel()
@@ -195,12 +197,12 @@ class Attempt:
     def _report(self, verdict: Verdict) -> None:
         if not self.over:
             self._finish()
-            counts = self._owner.counts[self._job.info.name]
+            counts = self._counts
             if type(verdict) is ActivityCompleted:
                 counts.completed += 1
             else:
                 counts.failed += 1
-            counts.seconds.observe(self._loop.time() - self._began)
+            counts.seconds.observe(monotonic() - self._began)
             self._done(verdict)
 
     def _expire(self, message: str) -> None:

@@ -104,6 +104,6 @@ class Flusher:
                 answers = [error.refused.get(place) or answer for place, answer in enumerate(error.answers)]  # type: ignore[misc]  # every place has one of the two
                 break
         self._tally.flush.observe(self._loop.time() - began)
-        self._tally.turns += sum(commit.turn is not None for commit in commits)
+        self._tally.turns += len(commits) - [commit.turn for commit in commits].count(None)
         for (_, answered), answer in zip(batch, answers, strict=True):
             answered(answer)

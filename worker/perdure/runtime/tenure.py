@@ -103,6 +103,7 @@ class Tenure:
         self.payload_limit = charge.limits.payload
         self.attempts = Attempts(charge.activities, charge.limits, charge.tally)
         self.draining = False
+        self.polling = False
         self.resting: set[RunId] = set()
         self.lost = asyncio.Event()
         self.turns: TurnQueue
@@ -126,11 +127,6 @@ class Tenure:
     def owned(self) -> int:
         """How many runs it owns."""
         return len(self._executions)
-
-    @property
-    def polling(self) -> bool:
-        """Whether it takes work: every loop did what it had to do when it last tried."""
-        return not self._ailing
 
     def standing(self) -> Now:
         """Return how things stand."""
@@ -174,6 +170,7 @@ class Tenure:
     async def end(self) -> None:
         """Stop every loop, drop what is left and, if the lease is still ours, give everything back at once."""
         self.draining = True
+        self.polling = False
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
@@ -308,11 +305,13 @@ class Tenure:
                 return
             except StoreUnavailableError as error:
                 self._ailing.add(loop.__name__)
+                self.polling = False
                 self.charge.tally.store_errors += 1
                 logger.warning("%s", error)
                 await asyncio.sleep(0.5)
             except Exception:
                 self._ailing.add(loop.__name__)
+                self.polling = False
                 logger.exception("a loop of the worker failed; it starts again")
                 await asyncio.sleep(1)
 
@@ -324,7 +323,7 @@ class Tenure:
             room = self._room()
             self._left_some = room <= 0
             claimed = await store.claim(self.lease, room) if room > 0 else []
-            self._ailing.discard(self._claim_loop.__name__)
+            self._went_well(self._claim_loop)
             if room > 0:
                 self.charge.tally.claims += len(claimed)
                 self._left_some = len(claimed) == room
@@ -340,8 +339,13 @@ class Tenure:
                     await store.hold_unknown(self.lease)
             await hinted(self._work, self._pause(CLAIM_POLL))
 
+    def _went_well(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Take note that a loop has done what it had to do; when all have, the worker takes work."""
+        self._ailing.discard(loop.__name__)
+        self.polling = not self._ailing
+
     def _pause_of_tasks(self) -> float:
-        self._ailing.discard(self._tasks.run.__name__)
+        self._went_well(self._tasks.run)
         return self._pause(TASK_POLL)
 
     def _pause(self, longest: float) -> float:
@@ -375,7 +379,7 @@ class Tenure:
                     execution = self._executions.get(item.run_id)
                     if execution is not None:
                         execution.receive((item,))
-            self._ailing.discard(self._inbox_loop.__name__)
+            self._went_well(self._inbox_loop)
             await hinted(self._mail, INBOX_POLL)
 
     async def _recover_loop(self) -> None:
@@ -389,5 +393,5 @@ class Tenure:
             await self._absolve_suspects()
             await self._release_strays()
             self._tasks.wake()
-            self._ailing.discard(self._recover_loop.__name__)
+            self._went_well(self._recover_loop)
             await hinted(self._orphans, RECOVER_POLL)

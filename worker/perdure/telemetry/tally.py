@@ -17,6 +17,7 @@ import msgspec
 
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
 """Upper bounds of the buckets of every `Histogram`, in seconds; the last bucket has none."""
+FASTEST = BOUNDS[0]
 
 
 class Histogram(msgspec.Struct):
@@ -27,7 +28,7 @@ class Histogram(msgspec.Struct):
 
     def observe(self, seconds: float) -> None:
         """Count one duration."""
-        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.counts[0 if seconds <= FASTEST else bisect_left(BOUNDS, seconds)] += 1
         self.total += seconds
 
 
