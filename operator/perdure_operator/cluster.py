@@ -9,6 +9,7 @@ is the JSON that the API server sent.
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -71,6 +72,9 @@ class Cluster:
     def __init__(self, connections: int) -> None:
         self._connections = connections
         self._client: ApiClient
+        self.errors: Counter[str] = Counter()
+        """Requests that failed, by the code of the answer."""
+        self.status_writes = Counter(dict.fromkeys(("written", "gone", "conflict", "error"), 0))
 
     async def __aenter__(self) -> Self:
         configuration = Configuration()
@@ -125,7 +129,12 @@ class Cluster:
             patch.append({"op": "test", "path": "/metadata/resourceVersion", "value": str(version)})
         patch.append({"op": "add", "path": "/status", "value": status})
         path = f"{_path(namespace, name)}/status"
-        code, body, _ = await self._request("PATCH", path, patch, accepted=(200, 404, 422))
+        outcome = "error"
+        try:
+            code, body, _ = await self._request("PATCH", path, patch, accepted=(200, 404, 422))
+            outcome = {200: "written", 404: "gone"}.get(code, "conflict")
+        finally:
+            self.status_writes[outcome] += 1
         if code == 200:
             return Written(body.get("status") or {}, version_of(body["metadata"]))
         return Gone() if code == 404 else Mismatch()
@@ -194,10 +203,13 @@ class Cluster:
                 answer = await self._client.call_api(*arguments)
                 data: bytes = await answer.read()  # type: ignore[no-untyped-call]  # as above
         except TimeoutError:
+            self.errors["unreachable"] += 1
             raise ClusterError(0, f"{method} {path}: no answer within {timeout:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
+            self.errors["unreachable"] += 1
             raise ClusterError(0, f"{method} {path}: {str(error) or type(error).__name__}") from error
         if answer.status not in accepted:
+            self.errors[str(answer.status)] += 1
             raise _error(method, path, answer.status, data, answer.headers)
         return answer.status, msgspec.json.decode(data) if data[:1] == b"{" else {}, answer.headers
 

@@ -11,20 +11,27 @@ cancelled, its object is asked for once more by name.
 
 import asyncio
 import logging
+import time
+from collections.abc import Mapping, Sequence
 
 from perdure.client import FullStore
 from perdure.errors import PerdureError, StoreError
+from perdure.manifest import is_uid
 
 from .cluster import Cluster, ClusterError, Seen
 from .controller import Controller
 from .database import Database
+from .leader import Election
 from .objects import Known, Objects
+from .restored import REASONS
 from .settings import Settings
 from .status import project
-from .sync import is_uid
 from .writer import StatusWriter
 
 logger = logging.getLogger("perdure.operator")
+
+Place = tuple[str, str]
+"""Namespace and name."""
 
 CHUNK = 500
 SOON = 5.0
@@ -45,6 +52,7 @@ class Comparison:
         controller: Controller,
         writer: StatusWriter,
         settings: Settings,
+        election: Election,
     ) -> None:
         self._cluster = cluster
         self._database = database
@@ -53,6 +61,9 @@ class Comparison:
         self._writer = writer
         self._namespaces = settings.namespaces
         self._interval = settings.resync
+        self._election = election
+        self._strangers: set[str] = set()
+        self.compared_at: float | None = None
 
     async def list(self) -> None:
         """See every object once, so that the operator knows what there is before it deals with anything."""
@@ -93,12 +104,45 @@ class Comparison:
         known_before = list(self._objects)
         listing = await self._cluster.listing(self._namespaces)
         runs = {uid: place for uid, place in keys.items() if is_uid(uid) and self._is_watched(place[0])}
+        await self._close_finished(store, [known for known in known_before if known.final and known.uid in keys])
+        runs = await self._without_strangers(store, runs, listing)
         ghosts = {known.uid: (known.namespace, known.name) for known in known_before}
         for uid, (namespace, name) in {**ghosts, **runs}.items():
             if uid not in listing and await self._cluster.read(namespace, name, uid) is None:
                 self._controller.see_gone(uid, namespace, name)
         await self._look_at(listing)
         await self._refresh(store)
+        self.compared_at = time.time()
+
+    async def _close_finished(self, store: FullStore, finished: Sequence[Known]) -> None:
+        """Close runs that have ended already, as their objects say: the database was restored from before that.
+
+        Whatever such a run would do now it has done before.
+        """
+        runs = await store.by_key([known.uid for known in finished]) if finished else []
+        for run in runs:
+            if not run.state.closed:
+                reason = "it has ended already, as its object says; the database was restored from before that"
+                await store.terminate(run.namespace, run.id, reason)
+                logger.warning("run %d of %s/%s is closed: %s", run.run_id, run.namespace, run.id, reason)
+
+    async def _without_strangers(
+        self, store: FullStore, runs: dict[str, Place], listing: Mapping[str, Seen]
+    ) -> dict[str, Place]:
+        """Leave out runs whose objects this cluster cannot know: they were not deleted, they are to be restored."""
+        missing = [uid for uid in runs if uid not in listing and uid not in self._strangers]
+        for start in range(0, len(missing), CHUNK):
+            for run in await store.by_key(missing[start : start + CHUNK]):
+                if run.key is None or run.key in self._objects or self._election.witnessed(run.created_at):
+                    continue
+                self._strangers.add(run.key)
+                if run.created_at >= self._election.created:
+                    self._controller.abandoned.add(run.key)  # the next leader cannot tell that it is one
+        strangers = self._strangers & runs.keys()
+        if strangers != self._strangers or missing:
+            logger.warning("%d open runs have no object, and the cluster no memory of one", len(strangers))
+        self._strangers = strangers
+        return {uid: place for uid, place in runs.items() if uid not in strangers}
 
     def _is_watched(self, namespace: str) -> bool:
         return self._namespaces is None or namespace in self._namespaces
@@ -127,7 +171,9 @@ class Comparison:
             runs = {run.key: run for run in await store.by_key([known.uid for known in chunk])}
             for known in chunk:
                 run = runs.get(known.uid)
-                if run is not None:
+                if run is not None and known.refusal is not None and known.refusal.reason in REASONS:
+                    await self._start_over(known)
+                elif run is not None:
                     self._writer.put(known.uid, project(run, known.generation, known.refusal))
                 elif known.refusal is None:
                     await self._start_over(known)

@@ -12,17 +12,18 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from perdure.client import FullStore
 from perdure.errors import ManifestError, PayloadError, SchemaVersionError, StoreError
 from perdure.manifest import WorkflowInstance, parse
 from perdure.model.events import WorkflowExecutionCancelRequested, WorkflowExecutionStarted
-from perdure.model.runs import RunSummary
+from perdure.model.runs import RunSummary, Started
 
 from .abandoned import Abandoned
 from .database import Database
-from .objects import Objects
+from .objects import Objects, said
 from .reconcile import (
     Action,
     Cancel,
@@ -32,6 +33,7 @@ from .reconcile import (
     decide_gone,
     may_be_untouched,
 )
+from .restored import recall
 from .status import Refusal, project
 from .writer import StatusWriter
 
@@ -54,6 +56,7 @@ class Job:
     generation: int = 0
     instance: WorkflowInstance | None = None
     invalid: str = ""
+    restored: str = ""
     policy: DeletionPolicy = DeletionPolicy.CANCEL
     refusal: Refusal | None = None
     actions: tuple[Action, ...] = field(default=())
@@ -77,6 +80,13 @@ class Controller:
         self._waiting: dict[tuple[str, str], Job] = {}
         self._timers: set[asyncio.TimerHandle] = set()
         self._idle = asyncio.Event()
+        self.errors = 0
+        self.witnessed: Callable[[datetime], bool] = lambda _: True
+
+    @property
+    def waiting(self) -> int:
+        """How many objects wait to be looked at."""
+        return len(self._jobs)
 
     def see(self, body: Mapping[str, Any]) -> None:
         """Take an object as the API server has it."""
@@ -151,6 +161,7 @@ class Controller:
         try:
             await self._work(batch)
         except StoreError as error:
+            self.errors += 1
             self._database.failed(error)
             logger.warning("%d objects wait for the database: %s", len(self._jobs) + len(batch), error)
             self._refuse(batch, _unavailable(error))
@@ -158,15 +169,18 @@ class Controller:
         except Exception:  # whatever it is, the operator goes on with the other objects
             if len(batch) > 1:
                 return [left for job in batch for left in await self._work_through([job])]
-            logger.exception("reconciling %s/%s failed", batch[0].namespace, batch[0].name)
+            self.errors += 1
+            logger.exception("reconciling %s/%s failed", batch[0].namespace, batch[0].name, extra=_about(batch[0]))
             return batch
         return []
 
     async def _work(self, batch: Sequence[Job]) -> None:
         store = await self._database.store()
         runs = {run.key: run for run in await store.by_key([job.uid for job in batch])}
+        refusals = await recall(store, batch, runs, self._objects, self.witnessed)
         for job in batch:
-            job.actions, job.refusal = self._decide(job, runs.get(job.uid)), None
+            job.refusal = refusals.get(job.uid)
+            job.actions = () if job.refusal else self._decide(job, runs.get(job.uid))
         for job in batch:
             await self._end(store, job, runs.get(job.uid))
         started = [job for job in batch if Start() in job.actions]
@@ -199,7 +213,7 @@ class Controller:
             job.refusal = Refusal("InvalidSpec", str(error), stalled=True)
             return
         if started.created:
-            logger.info("%s/%s started as run %d", job.namespace, job.name, started.run_id)
+            logger.info("%s/%s started as run %d", job.namespace, job.name, started.run_id, extra=_about(job, started))
 
     async def _end(self, store: FullStore, job: Job, run: RunSummary | None) -> None:
         """Cancel or close the run, if that is among the actions."""
@@ -209,13 +223,15 @@ class Controller:
             if isinstance(action, Cancel):
                 event = WorkflowExecutionCancelRequested(action.reason)
                 await store.deliver(run.namespace, run.id, event)
-                logger.info("%s/%s is asked to cancel: %s", run.namespace, run.id, action.reason)
+                logger.info(
+                    "%s/%s is asked to cancel: %s", run.namespace, run.id, action.reason, extra=_about(job, run)
+                )
                 if may_be_untouched(run):
                     self._later(UNTOUCHED_AFTER, lambda: self._again(job))
                 continue
             if await _is_untouched(store, run):
                 await store.terminate(run.namespace, run.id, f"cancelled before any of its code ran: {action.reason}")
-                logger.info("%s/%s is closed; no worker had taken it", run.namespace, run.id)
+                logger.info("%s/%s is closed; no worker had taken it", run.namespace, run.id, extra=_about(job, run))
 
     def _wait_for_name(self, job: Job) -> None:
         job.refusal = Refusal(
@@ -275,9 +291,16 @@ async def _is_untouched(store: FullStore, run: RunSummary) -> bool:
     return all(isinstance(event.event, WorkflowExecutionStarted) for event in await store.history(run.run_id))
 
 
+def _about(job: Job, run: Started | RunSummary | None = None) -> dict[str, object]:
+    """Return what a record about this object has as ``extra``."""
+    known: dict[str, object] = {"namespace": job.namespace, "workflow_id": job.name}
+    return known if run is None else {**known, "run_id": run.run_id, "workflow": run.workflow}
+
+
 def _job(body: Mapping[str, Any]) -> Job:
     metadata = body["metadata"]
     job = Job(metadata["uid"], metadata["namespace"], metadata["name"], metadata.get("generation", 0))
+    job.restored = said(body)
     try:
         job.instance = parse(body)
     except ManifestError as error:

@@ -18,6 +18,7 @@ class Database:
         self._url = url
         self._store: FullStore | None = None
         self._opening = asyncio.Lock()
+        self.errors = 0
         self.reached_at: float | None = None
         self.trouble = "not connected yet"
 
@@ -48,6 +49,7 @@ class Database:
 
     def failed(self, error: StoreError) -> None:
         """Take note that it did not."""
+        self.errors += 1
         self.trouble = str(error)
 
     async def close(self) -> None:

@@ -1,10 +1,10 @@
-"""What the probes of the operator's pod are told.
+"""What the probes of the operator's pod are told, and Prometheus.
 
-What lives here: `Health`, a server with ``/healthz`` and ``/readyz``. What must not: effects on anything else. `main`
-runs one for the whole life of the process.
+What lives here: `Health`, a server with ``/livez``, ``/readyz`` and ``/metrics``. What must not: effects on anything
+else. `main` runs one for the whole life of the process.
 
-``/healthz`` (restart me) looks at this process alone: an outage of the database or of the API server must not restart
-it. ``/readyz`` (I do my work, or stand by for it) also asks for both.
+``/livez``, of old also ``/healthz``, (restart me) looks at this process alone: an outage of the database or of the API
+server must not restart it. ``/readyz`` (I do my work, or stand by for it) also asks for both.
 """
 
 import asyncio
@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger("perdure.operator")
 
+Metrics = Callable[[str], tuple[str, bytes]]
+"""Takes the header ``Accept`` and returns content type and content."""
 Checks = Callable[[], dict[str, str]]
 """Returns what is wrong, by name; empty when all is well."""
 
@@ -22,17 +24,20 @@ Checks = Callable[[], dict[str, str]]
 class Health:
     """Answers probes on ``address`` (``host:port``, ``:port``; port 0 takes a free one and logs it)."""
 
-    def __init__(self, address: str, live: Checks, ready: Checks, role: Callable[[], str]) -> None:
+    def __init__(self, address: str, live: Checks, ready: Checks, role: Callable[[], str], metrics: Metrics) -> None:
         host, _, port = address.rpartition(":")
         self._host, self._port = host or None, int(port)
-        self._checks = {"/healthz": live, "/readyz": ready}
+        self._checks = {"/livez": live, "/healthz": live, "/readyz": ready}
         self._role = role
+        self._metrics = metrics
 
     async def run(self) -> None:
         """Answer until cancelled."""
         server = await asyncio.start_server(self._answer, self._host, self._port)
         for socket in server.sockets[:1]:
-            logger.info("probes are answered on port %d: /healthz and /readyz", socket.getsockname()[1])
+            logger.info(
+                "probes are answered on port %d: /livez and /readyz, with /metrics beside them", socket.getsockname()[1]
+            )
         async with server:
             await server.serve_forever()
 
@@ -40,29 +45,37 @@ class Health:
         try:
             async with asyncio.timeout(5):
                 request = (await reader.readline()).split()
-                while (await reader.readline()).strip():
-                    pass  # headers say nothing that matters here
-                writer.write(self._response(request[1].decode() if len(request) > 1 else ""))
+                accept = ""
+                while line := (await reader.readline()).strip():
+                    name, _, value = line.decode("latin-1").partition(":")
+                    accept = value.strip() if name.lower() == "accept" else accept
+                writer.write(self._response(request[1].decode() if len(request) > 1 else "", accept))
                 await writer.drain()
         except (TimeoutError, OSError, ValueError):
             pass  # whoever asked has gone away or does not speak HTTP
         finally:
             writer.close()
 
-    def _response(self, path: str) -> bytes:
-        check = self._checks.get(path.partition("?")[0])
+    def _response(self, path: str, accept: str) -> bytes:
+        path = path.partition("?")[0]
+        if path == "/metrics":
+            return _http("200 OK", *self._metrics(accept))
+        check = self._checks.get(path)
         if check is None:
-            return _http("404 Not Found", {"paths": sorted(self._checks)})
+            return _json("404 Not Found", {"paths": sorted([*self._checks, "/metrics"])})
         wrong = check()
         body = {"status": "failing" if wrong else "ok", "role": self._role(), "wrong": wrong}
-        return _http("503 Service Unavailable" if wrong else "200 OK", body)
+        return _json("503 Service Unavailable" if wrong else "200 OK", body)
 
 
-def _http(status: str, body: object) -> bytes:
-    content = json.dumps(body).encode() + b"\n"
+def _json(status: str, body: object) -> bytes:
+    return _http(status, "application/json", json.dumps(body).encode() + b"\n")
+
+
+def _http(status: str, content_type: str, content: bytes) -> bytes:
     head = [
         f"HTTP/1.1 {status}",
-        "Content-Type: application/json",
+        f"Content-Type: {content_type}",
         f"Content-Length: {len(content)}",
         "Connection: close",
     ]

@@ -16,7 +16,7 @@ import math
 import random
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from .abandoned import ANNOTATION, Abandoned
@@ -39,14 +39,25 @@ class Election:
         self._seen: tuple[object, object] = ("", "")
         self._seen_at = 0.0
         self._until = 0.0
+        self.created = datetime.min.replace(tzinfo=UTC)
+        self._gap: tuple[datetime, datetime] | None = None
         self.abandoned = Abandoned()
         self.leading = False
+        self.terms = 0
         self.reached_at: float | None = None
         self.trouble = ""
 
     def remaining(self) -> float:
         """Return for how many seconds a write may still be begun."""
         return self._until - time.monotonic() if self.leading else 0.0
+
+    def witnessed(self, at: datetime) -> bool:
+        """Tell whether this cluster may have had a leader then, as far as its Lease knows.
+
+        It had none before the Lease was made: what is older is of another cluster. And it had none between the last
+        renewal that the Lease knows of and the beginning of this term: if somebody led then, the cluster was restored.
+        """
+        return at >= self.created and not (self._gap is not None and self._gap[0] < at < self._gap[1])
 
     async def win(self) -> None:
         """Return when this process is the leader."""
@@ -55,6 +66,7 @@ class Election:
                 break
             await asyncio.sleep(self._pause())
         self.leading = True
+        self.terms += 1
         logger.info("%s leads (Lease %s/%s)", self._identity, self._namespace, self._name)
 
     async def hold(self) -> None:
@@ -103,13 +115,24 @@ class Election:
             self._lease = await self._cluster.lease(self._namespace, self._name, patience)
             if self._lease is None:
                 self._lease = await self._cluster.create_lease(self._namespace, self._new(), patience)
+                self._remember()
                 return self._lease is not None
             if not self._is_ours(self._lease) and not self._is_given_up(self._lease):
                 return False
+            self._remember()
             self.abandoned.read((self._lease["metadata"].get("annotations") or {}).get(ANNOTATION, ""))
         wanted = {**self._lease, "metadata": self._metadata(), "spec": self._renewed(self._lease["spec"])}
         self._lease = await self._cluster.replace_lease(self._namespace, self._name, wanted, patience)
         return self._lease is not None
+
+    def _remember(self) -> None:
+        """Take note of when there was a leader, before the Lease is ours."""
+        if self._lease is None:
+            return
+        self.created = _time(self._lease["metadata"]["creationTimestamp"])
+        renewed = self._lease["spec"].get("renewTime")
+        if renewed and not self._is_ours(self._lease):
+            self._gap = (_time(renewed) + timedelta(seconds=self._length), datetime.now(UTC))
 
     def _is_ours(self, lease: Mapping[str, Any]) -> bool:
         return bool(lease["spec"].get("holderIdentity") == self._identity)
@@ -154,3 +177,7 @@ class Election:
 
     def _pause(self) -> float:
         return self._length / 7.5 * random.uniform(0.8, 1.2)
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)

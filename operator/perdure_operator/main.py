@@ -13,8 +13,12 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from perdure.telemetry import logs
+from perdure.telemetry.prometheus import page
 
 from .cluster import Cluster
 from .comparison import Comparison
@@ -23,6 +27,7 @@ from .database import Database
 from .handlers import Watch, WatchEndedError
 from .health import Health, every, late
 from .leader import Election
+from .metrics import Backlog, Standing, operator_metrics
 from .objects import Objects
 from .pods import VanishedWorkers
 from .settings import Settings
@@ -50,6 +55,7 @@ class Operator:
         self._database = Database(settings.url)
         self._election = Election(cluster, settings)
         self._term: Term | None = None
+        self._past_errors = 0
 
     async def run(self) -> None:
         """Stand for election and lead, over and over, until cancelled or until a term ends by an error."""
@@ -57,7 +63,7 @@ class Operator:
             async with asyncio.TaskGroup() as group:
                 group.create_task(every(PROBE, self._database.probe), name="database probe")
                 if self._settings.health:
-                    health = Health(self._settings.health, self._dead, self._unready, self._role)
+                    health = Health(self._settings.health, self._dead, self._unready, self._role, self._metrics)
                     group.create_task(health.run(), name="health")
                 await self._candidacy()
         finally:
@@ -73,7 +79,23 @@ class Operator:
             except* TermOverError:
                 pass  # stand by again
             finally:
+                self._past_errors += self._term.controller.errors
                 self._term = None
+
+    def _metrics(self, accept: str) -> tuple[str, bytes]:
+        term = self._term
+        own = {} if term is None else term.standing()
+        errors = 0 if term is None else term.controller.errors
+        standing = Standing(
+            leading=self._election.leading,
+            terms=self._election.terms,
+            status_writes=self._cluster.status_writes,
+            reconcile_errors=self._past_errors + errors,
+            api_errors=self._cluster.errors,
+            store_errors=self._database.errors,
+            **own,
+        )
+        return page(operator_metrics(standing), accept)
 
     def _role(self) -> str:
         return "leader" if self._election.leading else "standby"
@@ -98,15 +120,17 @@ class Term:
     """Everything that acts while this process leads."""
 
     def __init__(self, settings: Settings, cluster: Cluster, database: Database, election: Election) -> None:
-        objects = Objects()
+        self._objects = objects = Objects()
         self._settings = settings
         self._cluster = cluster
         self._election = election
         self.writer = StatusWriter(cluster, objects, election, settings)
-        self._controller = Controller(database, objects, self.writer, election.abandoned)
-        self._sync = Sync(cluster, database, objects, self._controller, self.writer, settings)
-        self._comparison = Comparison(cluster, database, objects, self._controller, self.writer, settings)
+        self.controller = Controller(database, objects, self.writer, election.abandoned)
+        self.controller.witnessed = election.witnessed
+        self._sync = Sync(cluster, database, objects, self.controller, self.writer, settings)
+        self._comparison = Comparison(cluster, database, objects, self.controller, self.writer, settings, election)
         self._workers = VanishedWorkers(database)
+        self._backlog = Backlog(database, settings.namespaces)
         self.watch: Watch | None = None
 
     async def run(self) -> None:
@@ -114,8 +138,9 @@ class Term:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._hold(), name="lease")
             group.create_task(self.writer.run(), name="writer")
-            group.create_task(self._controller.run(), name="controller")
+            group.create_task(self.controller.run(), name="controller")
             group.create_task(self._workers.run(), name="vanished workers")
+            group.create_task(self._backlog.run(), name="backlog")
             await self._comparison.list()
             pods = await self._cluster.may_watch_pods(self._settings.namespaces)
             if not pods:
@@ -127,6 +152,17 @@ class Term:
             group.create_task(self._sync.run(), name="status changes")
             group.create_task(self._comparison.run(), name="comparison")
 
+    def standing(self) -> dict[str, Any]:
+        """Return what `metrics.Standing` has of a term."""
+        return {
+            "objects": len(self._objects),
+            "objects_waiting": self.controller.waiting,
+            "statuses_waiting": self.writer.waiting,
+            "watched_at": None if self.watch is None else time.time() - self.watch.silence(),
+            "compared_at": self._comparison.compared_at,
+            "census": self._backlog.census,
+        }
+
     async def _hold(self) -> None:
         await self._election.hold()
         raise TermOverError
@@ -135,9 +171,9 @@ class Term:
         """Take a WorkflowInstance that the watch has seen."""
         if deleted:
             metadata = body["metadata"]
-            self._controller.see_gone(metadata["uid"], metadata["namespace"], metadata["name"])
+            self.controller.see_gone(metadata["uid"], metadata["namespace"], metadata["name"])
         else:
-            self._controller.see(body)
+            self.controller.see(body)
 
     def pod(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """Take a worker's pod that the watch has seen."""
@@ -158,14 +194,20 @@ async def serve(settings: Settings) -> None:
             logger.info("stopped by a signal")
 
 
-def run(url: str, *, namespaces: Sequence[str] | None = None) -> None:
+def run(
+    url: str,
+    *,
+    namespaces: Sequence[str] | None = None,
+    log_format: logs.LogFormat = logs.LogFormat.TEXT,
+    debug: bool = False,
+) -> None:
     """Run the operator until it is told to stop; ``namespaces`` None means all.
 
     What is not given comes from the environment (see `settings.Settings.read`). Raises `WatchEndedError` when the watch
     fails for good and `RequestError` for settings that cannot be read; whoever started the process starts it again.
     """
     settings = Settings.read(url, namespaces, os.environ)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(log_format, debug=debug)
     for name in ("kopf", "kopf.objects"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # It warns that it does not handle signals in its thread; this process does.

@@ -16,6 +16,10 @@ import msgspec
 from perdure_operator.reconcile import DeletionPolicy
 from perdure_operator.status import Refusal, canonical, is_finished
 
+RESTORED = "perdure.dev/restored"
+"""The annotation by which an owner says ``true``: this object stands for the run of its name that the database has, or
+``false``: it is to start a new one."""
+
 
 @dataclass(slots=True)
 class Known:
@@ -24,7 +28,8 @@ class Known:
     ``generation`` and ``deleting`` are of what was acted on last (0: nothing was yet), ``version`` is the newest
     resourceVersion seen (0 where the API server has others than numbers).
     ``recorded`` is the status on the object as far as seen, ``sent`` the one on its way, both as canonical JSON.
-    ``written_at`` is when this operator wrote last, by its own monotonic clock.
+    ``written_at`` is when this operator wrote last, by its own monotonic clock. ``final``: an operator has written that
+    the run has ended. ``restored`` is what the owner says about that.
     """
 
     uid: str
@@ -38,6 +43,8 @@ class Known:
     recorded: bytes = b""
     sent: bytes = b""
     written_at: float | None = None
+    final: bool = False
+    restored: str = ""
     refusal: Refusal | None = None
 
     def status(self) -> dict[str, Any]:
@@ -65,6 +72,9 @@ class Objects:
     def __len__(self) -> int:
         return len(self._known)
 
+    def __contains__(self, uid: object) -> bool:
+        return uid in self._known
+
     def get(self, uid: str) -> Known | None:
         """Return the object, if it is known."""
         return self._known.get(uid)
@@ -86,7 +96,7 @@ class Objects:
         if known is None:
             known = Known(metadata["uid"], metadata["namespace"], metadata["name"])
             self._known[known.uid] = known
-        foreign = False
+        first, foreign, answered = known.version == 0, False, False
         if version == 0 or version > known.version:
             status = body.get("status")
             status = status if isinstance(status, Mapping) else None
@@ -94,17 +104,25 @@ class Objects:
             known.record(status, version)
             foreign = known.recorded not in expected
             known.policy = _policy(body)
+            known.final = known.finished and (first or known.final)
+            answered = known.refusal is not None and known.restored != said(body)
+            known.restored = said(body)
             if known.generation == 0 and known.finished and status and status.get("observedGeneration") == generation:
                 # Seen for the first time, and it ended long ago: the database need not be asked.
                 known.generation, foreign = generation, False
         deleting = metadata.get("deletionTimestamp") is not None and not known.deleting
-        return foreign or deleting or generation > known.generation
+        return foreign or answered or deleting or generation > known.generation
 
 
 def version_of(metadata: Mapping[str, Any]) -> int:
     """Return the resourceVersion as a number that grows, 0 where the API server has others."""
     text = str(metadata.get("resourceVersion", ""))
     return int(text) if text.isdecimal() else 0
+
+
+def said(body: Mapping[str, Any]) -> str:
+    """Return what its owner says about an object that may have been restored."""
+    return str((body["metadata"].get("annotations") or {}).get(RESTORED, ""))
 
 
 def _policy(body: Mapping[str, Any]) -> DeletionPolicy:

@@ -113,7 +113,9 @@ def render(status: Status, before: Mapping[str, Any], now: datetime) -> dict[str
                 "observedGeneration": status.generation,
             }
         )
-    return _fitted({"observedGeneration": status.generation, **status.fields, "conditions": conditions})
+    # That it had a run is never forgotten, whatever becomes of the database.
+    run = {"runId": before["runId"]} if before.get("runId") else {}
+    return _fitted({"observedGeneration": status.generation, **run, **status.fields, "conditions": conditions})
 
 
 def canonical(status: Mapping[str, Any] | None) -> bytes:

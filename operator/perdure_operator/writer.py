@@ -60,6 +60,11 @@ class StatusWriter:
         return self._outbox.struggling
 
     @property
+    def waiting(self) -> int:
+        """How many statuses wait to be written or are being written."""
+        return len(self._outbox)
+
+    @property
     def trouble(self) -> str:
         """Why statuses cannot be written, as far as some wait for it."""
         return self._trouble if self.struggling else ""
@@ -68,6 +73,10 @@ class StatusWriter:
         """Write this status of the object unless a newer one comes first; settle the numbers when that is done."""
         known = self._objects.get(uid)
         if known is None:
+            self._settle(numbers)
+            return
+        if known.final and status.fields.get("phase") != known.status().get("phase"):
+            # The database was restored from before the end. What came of the run is known, and stays on the object.
             self._settle(numbers)
             return
         self._outbox.put(uid, status, numbers, time.monotonic(), known.written_at)
@@ -150,6 +159,7 @@ class StatusWriter:
         match answer:
             case Written(status=recorded, version=newer):
                 known.record(recorded, newer)
+                known.final = known.finished
                 known.written_at = time.monotonic()
                 return True
             case Gone():

@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from tests.chart.golden import README
+from tests.integration.test_metrics_of_workers import TYPES
+from tests.operator.test_operator_metrics import OF_A_TERM, OWN
 from tests.support.helm import CHART
 
 METRIC = re.compile(r"\bperdure_[a-z_]+")
@@ -25,6 +27,10 @@ def expressions() -> list[str]:
 def name_of(metric: str) -> str:
     """Return the metric that a series belongs to."""
     return metric.removesuffix("_bucket")
+
+
+def test_what_is_listed_is_what_the_programs_show() -> None:
+    assert {name: kind for name, (kind, _) in LISTED.items()}.items() <= (TYPES | OWN | OF_A_TERM).items()
 
 
 def test_what_is_read_is_what_is_listed() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.model.runs import Hint, Hold, Park, RunId, RunState, Visible
-from perdure.store.base import RunFilter
+from perdure.model.runs import Hint, Hold, NewTask, Park, Release, RunId, RunState, Visible
+from perdure.store.base import Queue, RunFilter
 from tests.support.stores import NAMESPACE, Stage, behaviour, close, completed_activity, signal, turn
 
 
@@ -182,3 +182,58 @@ async def test_those_who_listen_hear_of_work_mail_and_ends(stage: Stage) -> None
     finally:
         listener.cancel()
         await asyncio.gather(listener, return_exceptions=True)
+
+
+@behaviour
+async def test_a_census_counts_what_is_open_and_what_waits(stage: Stage) -> None:
+    lease = await stage.worker(queues=("default", "idle"))
+    closed = await stage.owned(lease, "order-1")
+    await stage.flush(lease, closed, turn(1), close())
+    held = await stage.owned(lease, "order-2")
+    await stage.flush(lease, held, Hold(reason="NonDeterminism", message="the code has changed"))
+    due = await stage.owned(lease, "order-3")
+    soon = (await stage.summary("order-3")).created_at.timestamp() + 60
+    await stage.flush(lease, due, turn(1), Park(mail=0, wake_at=round(soon * 1_000_000)))
+    busy = await stage.owned(lease, "order-4")
+    task = NewTask(seq=1, queue="heavy", name="pack", input=b"[]", options=b"{}")
+    await stage.flush(lease, busy, turn(1), tasks=(task,))
+    await stage.start("order-5", workflow="other", queue="slow")
+    await stage.start("order-6", namespace="neighbour")
+
+    before = await stage.store.census([NAMESPACE])
+    assert (before.open, dict(before.held)) == (4, {"NonDeterminism": 1})
+    assert set(before.queues) == {"default", "idle", "heavy", "slow"}
+    assert before.queues["default"] == before.queues["idle"] == Queue(workers=1)
+    assert (before.queues["slow"].runs, before.queues["slow"].workers) == (1, 0)
+    assert (before.queues["heavy"].runs, before.queues["heavy"].activities) == (0, 1)
+    await stage.pass_time(90)
+    after = await stage.store.census([NAMESPACE])
+    assert (after.queues["default"].runs, after.queues["default"].workers) == (1, 0)
+    assert 29 <= after.queues["default"].oldest <= 89
+    assert 90 <= after.queues["heavy"].oldest <= 149
+    assert (await stage.store.census(None)).open == 5
+    assert (await stage.store.census(["nowhere"])).queues == {}
+
+
+@behaviour
+async def test_a_run_that_goes_on_after_a_takeover_is_not_the_oldest_that_waits_to_start(stage: Stage) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    await stage.flush(lease, run_id, turn(1), Release())
+    [waiting] = (await stage.store.census(None)).queues.values()
+    assert (waiting.runs, waiting.oldest) == (1, 0.0)
+
+
+@behaviour
+async def test_the_newest_run_of_each_of_many_instances_is_found(stage: Stage) -> None:
+    lease = await stage.worker()
+    closed = await stage.owned(lease, "order-1")
+    await stage.flush(lease, closed, turn(1), close())
+    second = (await stage.start("order-1")).run_id
+    ended = await stage.owned(lease, "order-2")
+    await stage.flush(lease, ended, turn(1), close())
+    theirs = (await stage.start("order-1", namespace="neighbour")).run_id
+    asked = [(NAMESPACE, "order-1"), (NAMESPACE, "order-2"), (NAMESPACE, "nobody"), (NAMESPACE, "order-1")]
+    assert sorted(run.run_id for run in await stage.store.newest(asked)) == [second, ended]
+    assert [run.run_id for run in await stage.store.newest([("neighbour", "order-1")])] == [theirs]
+    assert await stage.store.newest([]) == []

@@ -133,3 +133,13 @@ async def test_what_cannot_be_stored_is_refused_with_a_reason(stage: Stage) -> N
     with pytest.raises(PayloadError, match="not JSON"):
         await stage.start(input=b"[1")
     assert (await stage.start()).created
+
+
+@behaviour
+async def test_a_run_gets_the_key_of_another_object(stage: Stage) -> None:
+    started = await stage.start("order-1", key="lost")
+    for _ in range(2):
+        await stage.store.adopt(started.run_id, "restored")
+    assert [run.run_id for run in await stage.store.by_key(["lost", "restored"])] == [started.run_id]
+    assert not (await stage.start("order-1", key="restored")).created
+    assert {change.run.key for change in await stage.store.status_changes(10)} == {"restored"}

@@ -62,6 +62,12 @@ def test_an_untouched_copy_keeps_the_contracts_too(copy: Path) -> None:
             "import perdure.workflow",
             "the store knows nothing of what authors import",
         ),
+        (
+            "worker/perdure/runtime/offender.py",
+            "import perdure.telemetry.prometheus",
+            "who counts knows nothing of Prometheus",
+        ),
+        ("worker/perdure/store/offender.py", "import perdure.telemetry", "floors"),
         ("worker/perdure/engine/offender.py", "import time", "the engine is pure"),
         ("worker/perdure/engine/primitives/offender.py", "import psycopg", "the engine is pure"),
         (

@@ -207,19 +207,41 @@ def test_only_the_queues_that_were_named_are_served(cli: Cli) -> None:
 def test_log_records_for_machines_are_json_with_the_ids_of_the_run(cli: Cli) -> None:
     (cli.folder / "talkative.py").write_text(
         "import logging\n"
-        "from perdure import activity, workflow\n\n"
+        "from perdure import RetryPolicy, activity, workflow\n\n"
         "@activity.define\ndef speak() -> None:\n    logging.getLogger('shop').warning('from an activity')\n\n"
-        "@workflow.define\nasync def talk() -> None:\n    workflow.logger.info('from a workflow')\n    await speak()\n"
+        "@activity.define\nasync def shout() -> None:\n"
+        "    try:\n        1 / 0\n    except ZeroDivisionError:\n        logging.exception('caught')\n\n"
+        "@workflow.define\nasync def talk() -> None:\n"
+        "    workflow.logger.info('from a workflow')\n    await speak()\n    await shout()\n"
+        "    logging.getLogger('shop').info('from a library')\n"
+        "    await workflow.signal('go').receive()\n    workflow.logger.info('once')\n    open('x')\n"
     )
-    with cli.worker("--log-format", "json", modules=[str(cli.folder / "talkative.py")]) as worker:
-        cli.out("start", "talk", "--id", "talk-1", "--wait")
-        lines = [line for line in map(_parsed, worker.text().splitlines()) if "workflow_id" in line]
-    assert [(line["logger"], line["level"], line["workflow_id"]) for line in lines] == [
-        ("perdure.workflow", "INFO", "talk-1"),
-        ("shop", "WARNING", "talk-1"),
+    cli.environment["PERDURE_LOG_FORMAT"] = "json"
+    with cli.worker(modules=[str(cli.folder / "talkative.py")]) as worker:
+        cli.out("start", "talk", "--id", "talk-1")
+        cli.until("talk-1", lambda run: run["waitingFor"] != "")
+        cli.out("signal", "talk-1", "go")
+        cli.until("talk-1", lambda run: run["phase"] == "Stalled")
+        worker.until("is held")
+        lines = [_parsed(line) for line in worker.text().splitlines()]
+    assert all({"time", "level", "logger", "process", "message"} <= line.keys() for line in lines)
+    ours = [line for line in lines if "workflow_id" in line]
+    run_id = cli.describe("talk-1")["runId"]
+    assert {(line["workflow_id"], line["run_id"]) for line in ours} == {("talk-1", run_id)}
+    # The run was parked and replayed in between: what was said before is not said again.
+    assert [(line["logger"], line["level"], line["message"]) for line in ours[:3]] == [
+        ("perdure.workflow", "INFO", "from a workflow"),
+        ("shop", "WARNING", "from an activity"),
+        ("root", "ERROR", "caught"),
     ]
-    assert all(isinstance(line["run_id"], int) for line in lines)
-    assert lines[1]["activity"] == "speak"
+    assert [line["message"] for line in ours].count("from a workflow") == 1
+    assert [line["message"] for line in ours].count("once") == 1
+    assert (ours[1]["activity"], ours[1]["attempt"]) == ("speak", 1)
+    assert str(ours[2]["exception"]).startswith("Traceback")
+    assert str(ours[2]["exception"]).endswith("ZeroDivisionError: division by zero")
+    assert next(line for line in ours if line["message"] == "from a library")["workflow"] == "talk"
+    assert "is held" in str(ours[-1]["message"])
+    assert ours[-1]["workflow"] == "talk"
 
 
 def _parsed(line: str) -> dict[str, object]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from typing import Any, Self
 from tests.support.cli import ROOT, Cli, WorkerProgram, eventually
 from tests.support.instances import Instances
 from tests.support.kubernetes import ControlPlane
+from tests.support.metrics import Page, scrape
 from tests.support.wire import Wire
 
 LEASE = "3"
@@ -39,7 +41,7 @@ RULES = [
 class OperatorProgram:
     """A running operator; what it says is in `log`."""
 
-    def __init__(self, stage: Stage, log: Path, url: str, *, everywhere: bool) -> None:
+    def __init__(self, stage: Stage, log: Path, url: str, *options: str, everywhere: bool) -> None:
         self.log = log
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PERDURE_", "KUBE"))},
@@ -55,6 +57,7 @@ class OperatorProgram:
             self._environment["KUBECONFIG"] = str(stage.plane.kubeconfig)
         else:
             self._command += ["--namespace", stage.namespace]
+        self._command += options
         self._start()
 
     def _start(self) -> None:
@@ -98,10 +101,15 @@ class OperatorProgram:
         self.process.terminate()
         return self.process.wait(30)
 
+    def metrics(self) -> Page:
+        return scrape(f"http://127.0.0.1:{self._port()}")
+
+    def _port(self) -> str:
+        return self.until(r"on port (\d+)")[0]
+
     def probe(self, path: str) -> tuple[int, dict[str, Any]]:
-        port = self.until(r"on port (\d+)")[0]
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port()}{path}", timeout=10) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as refused:
             with refused:
@@ -154,11 +162,19 @@ class Stage:
         self.kubeconfig = self._account()
         self.operators: list[OperatorProgram] = []
 
+    def on(self, url: str) -> Stage:
+        """Return the same stage with another database."""
+        other = copy.copy(self)
+        other.url, other.cli = url, copy.copy(self.cli)
+        other.cli.url = url
+        other.cli.environment = {**self.cli.environment, "PERDURE_URL": url}
+        return other
+
     @contextmanager
-    def operator(self, *, url: str | None = None, everywhere: bool = False) -> Iterator[OperatorProgram]:
+    def operator(self, *options: str, url: str | None = None, everywhere: bool = False) -> Iterator[OperatorProgram]:
         """Lend an operator, for the test's namespace or for all; it is killed at the end if it still runs."""
         log = self.folder / f"operator-{len(self.operators) + 1}.log"
-        operator = OperatorProgram(self, log, url or self.url, everywhere=everywhere)
+        operator = OperatorProgram(self, log, url or self.url, *options, everywhere=everywhere)
         self.operators.append(operator)
         try:
             yield operator

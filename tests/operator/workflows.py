@@ -59,3 +59,11 @@ async def broken() -> None:
 @workflow.define
 async def huge(size: int) -> str:
     return '<"é&' * size
+
+
+@workflow.define
+async def noted(gate: str) -> str:
+    """Note that the gate was passed: a second line is a second time."""
+    await pass_gate(gate)
+    await note(gate)
+    return gate

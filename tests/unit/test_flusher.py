@@ -11,6 +11,7 @@ from perdure.model.runs import Commit, Committed, Lease, Release, RunId, WorkerI
 from perdure.runtime.flush import Answer, Flusher
 from perdure.runtime.turns import SLICE, TurnQueue
 from perdure.store.memory import MemoryStore
+from perdure.telemetry.tally import Tally
 from tests.support.world import run_async
 
 LEASE = Lease(WorkerId(1), 1, "default")
@@ -42,7 +43,7 @@ class Bench:
         self.store = Recording()
         self.turns = TurnQueue()
         self.lost = asyncio.Event()
-        self.flusher = Flusher(self.store, LEASE, self.turns, self.lost.set)
+        self.flusher = Flusher(self.store, LEASE, self.turns, Tally(), self.lost.set)
         self.answers: list[Answer] = []
         self.news = asyncio.Event()
 

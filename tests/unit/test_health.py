@@ -11,6 +11,10 @@ import pytest
 from perdure.runtime.health import Health, HealthServer, Pulse
 
 
+def no_metrics(accept: str) -> tuple[str, bytes]:
+    return "text/plain", f"asked for {accept}".encode()
+
+
 class Told:
     """What a server is told to answer."""
 
@@ -24,7 +28,7 @@ def told() -> Told:
 
 @pytest.fixture
 def server(told: Told) -> Iterator[HealthServer]:
-    server = HealthServer("127.0.0.1", 0, lambda: told.health)
+    server = HealthServer("127.0.0.1", 0, lambda: told.health, no_metrics)
     server.start()
     yield server
     server.stop()
@@ -56,12 +60,19 @@ def test_another_path_is_not_found(server: HealthServer) -> None:
     assert "/livez" in str(body["reason"])
 
 
+def test_the_page_of_metrics_is_in_the_format_that_was_asked_for(server: HealthServer) -> None:
+    wanted = urllib.request.Request(f"{server.url}/metrics", headers={"Accept": "text/special"})
+    with urllib.request.urlopen(wanted, timeout=10) as answer:
+        assert answer.headers["Content-Type"] == "text/plain"
+        assert answer.read() == b"asked for text/special"
+
+
 def test_a_stuck_event_loop_is_found_out_from_outside() -> None:
     answers: list[tuple[int, dict[str, object]]] = []
 
     async def main() -> None:
         pulse = Pulse(stuck_after=0)
-        server = HealthServer("127.0.0.1", 0, lambda: Health(not_live=pulse.complaint()))
+        server = HealthServer("127.0.0.1", 0, lambda: Health(not_live=pulse.complaint()), no_metrics)
         server.start()
         beating = asyncio.create_task(pulse.beat())
         await asyncio.sleep(0)
@@ -87,7 +98,7 @@ def test_a_loop_that_turns_has_nothing_to_complain_about() -> None:
 
 
 def test_an_address_of_the_sixth_version_is_written_in_brackets() -> None:
-    server = HealthServer("::1", 0, Health)
+    server = HealthServer("::1", 0, Health, no_metrics)
     server.start()
     try:
         assert server.url.startswith("http://[::1]:")

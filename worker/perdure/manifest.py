@@ -6,6 +6,7 @@ YAML means the same on a laptop and on a cluster.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ KIND = "WorkflowInstance"
 INPUT_LIMIT = 256 * 1024
 """Bytes of ``spec.input`` as JSON; more belongs in a store of the user's, with a reference in the input."""
 
+_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
 
 
@@ -80,6 +82,11 @@ class WorkflowInstance:
             priority=self.priority,
             timeout=self.timeout_seconds,
         )
+
+
+def is_uid(key: str | None) -> bool:
+    """Tell whether the key of a run is the UID of an object of an API server."""
+    return key is not None and _UID.fullmatch(key) is not None
 
 
 def parse(document: Any) -> WorkflowInstance:

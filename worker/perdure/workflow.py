@@ -251,12 +251,13 @@ class _RunLogger(logging.LoggerAdapter[logging.Logger]):
         return (run is None or not run.replaying) and super().isEnabledFor(level)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """Add ``workflow_id`` and ``run_id`` to the record, and the id to the text."""
+        """Add namespace, ids and name of the workflow to the record, and the id to the text."""
         run = current()
         if run is None:
             return msg, kwargs
         identity = run.identity()
-        kwargs["extra"] = {"workflow_id": identity.id, "run_id": identity.run_id, **(kwargs.get("extra") or {})}
+        known = {"workflow_id": identity.id, "run_id": identity.run_id, "workflow": identity.workflow}
+        kwargs["extra"] = {"namespace": identity.namespace, **known, **(kwargs.get("extra") or {})}
         return f"[{identity.id}] {msg}", kwargs
 
 

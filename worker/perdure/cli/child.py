@@ -14,12 +14,14 @@ import time
 
 import msgspec
 
-from perdure.cli import exits, logs
+from perdure.cli import exits
 from perdure.cli.serving import Service, WorkerProcess
+from perdure.cli.supervising import Report
 from perdure.errors import PerdureError
+from perdure.telemetry import logs
 
 REPORT = 1.0
-"""Seconds between two lines about our health."""
+"""Seconds between two lines about how we are."""
 GRACE = 10.0
 """Seconds beyond the drain time after which a child without a parent ends itself."""
 
@@ -46,7 +48,8 @@ def _report(parent: socket.socket, process: WorkerProcess, drain: float) -> None
     """Tell the parent how we are; when it is gone, stop, and end by force what does not stop."""
     try:
         while True:
-            parent.sendall(msgspec.json.encode(process.health()) + b"\n")
+            report = Report(process.health(), process.tally())
+            parent.sendall(msgspec.json.encode(report) + b"\n")
             readable, _, _ = select.select([parent], [], [], REPORT)
             if readable and not parent.recv(1):
                 break

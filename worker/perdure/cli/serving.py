@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from perdure.cli import logs, modules
+from perdure.cli import modules
 from perdure.client import Client
 from perdure.errors import StoreUnavailableError
 from perdure.runtime.health import Health, HealthServer, Pulse
 from perdure.runtime.limits import Limits
 from perdure.runtime.worker import Worker
+from perdure.telemetry import logs
+from perdure.telemetry.tally import Tally
 
 logger = logging.getLogger("perdure.worker")
 
@@ -81,13 +83,17 @@ class WorkerProcess:
         """Return how this process is; called from other threads."""
         return Health(not_live=self._pulse.complaint(), not_ready=self._not_ready())
 
+    def tally(self) -> Tally:
+        """Return what this process has counted; called from other threads."""
+        return self._worker.tally() if self._worker is not None else Tally()
+
     def run(self, health: HealthServer | None = None) -> None:
         """Serve until a signal comes, then drain. Raises `DefinitionError` for modules that define nothing."""
         definitions = modules.load(self._service.modules)
         self._stop.install()
         if health is not None:
             health.start()
-            logger.info("health endpoints: %s/livez and /readyz", health.url)
+            logger.info("health endpoints: %s/livez, /readyz and /metrics", health.url)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self._serve(definitions))
 

@@ -1,11 +1,11 @@
 """Several worker processes under one: ``perdure worker --processes``.
 
 What lives here: starting children, starting them again, stopping them, and what
-they say about their health. What must not: workers; a child is a `WorkerProcess`
+they say about themselves. What must not: workers; a child is a `WorkerProcess`
 like any other, started by `child`.
 
 Parent and child hold the two ends of a socket. The parent sends the `Service`,
-the child answers with its health, a line a second. When the parent dies the
+the child answers with a `Report`, a line a second. When the parent dies the
 child reads the end of the stream, whatever killed the parent, and stops.
 """
 
@@ -17,12 +17,14 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 
 import msgspec
 
 from perdure.cli.exits import ExitCode
 from perdure.cli.serving import Service, Stop
 from perdure.runtime.health import Health, HealthServer
+from perdure.telemetry.tally import Tally, total
 
 logger = logging.getLogger("perdure.worker")
 
@@ -39,7 +41,17 @@ HOPELESS = frozenset({ExitCode.USAGE, ExitCode.STORE_UNAVAILABLE})
 """What a child says when starting it again cannot help."""
 
 
+LONGEST_LINE = 16 * 1024 * 1024
+
 STARTING = Health(not_ready="is starting")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a child says about itself."""
+
+    health: Health
+    tally: Tally
 
 
 class Child:
@@ -59,14 +71,16 @@ class Child:
         self.number = number
         self.socket = ours
         self.health = STARTING
+        self.tally = Tally()
         self.heard = time.monotonic()
 
     async def listen(self) -> None:
         """Read what it says until its end closes."""
-        reader, writer = await asyncio.open_connection(sock=self.socket)
+        reader, writer = await asyncio.open_connection(sock=self.socket, limit=LONGEST_LINE)
         try:
             while line := await reader.readline():
-                self.health = msgspec.json.decode(line, type=Health)
+                report = msgspec.json.decode(line, type=Report)
+                self.health, self.tally = report.health, report.tally
                 self.heard = time.monotonic()
         except ConnectionError:
             pass  # it was killed in the middle of a line
@@ -86,6 +100,7 @@ class Supervisor:
         self._service = service
         self._numbers = range(1, processes + 1)
         self._children: dict[int, Child] = {}
+        self._past = Tally()
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = Stop(self._begin_to_stop, self._kill)
@@ -99,12 +114,16 @@ class Supervisor:
             not_ready="; ".join(f"process {number} {said.not_ready}" for number, said in complaints if said.not_ready),
         )
 
+    def tally(self) -> Tally:
+        """Return what all children have counted, those that have ended too: a counter must not fall."""
+        return total([self._past, *(child.tally for child in list(self._children.values()))])
+
     def run(self, health: HealthServer | None = None) -> int:
         """Serve until a signal comes, then drain all children. Returns the exit code."""
         self._stop.install()
         if health is not None:
             health.start()
-            logger.info("health endpoints: %s/livez and /readyz", health.url)
+            logger.info("health endpoints: %s/livez, /readyz and /metrics", health.url)
         asyncio.run(self._supervise())
         return self._code
 
@@ -123,6 +142,7 @@ class Supervisor:
             born = time.monotonic()
             child = self._children[number] = Child(number, self._service)
             code = await child.ended()
+            self._past, child.tally = total([self._past, child.tally.past()]), Tally()
             if self._stopping.is_set():
                 return
             if code in HOPELESS:

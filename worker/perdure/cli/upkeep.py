@@ -16,10 +16,11 @@ from typing import Annotated, TypeVar
 import typer
 
 from perdure import __version__
-from perdure.cli import output
+from perdure.cli import exits, output
 from perdure.cli.options import Database, flattened, seconds_option
 from perdure.client import Client
 from perdure.errors import RequestError, SchemaVersionError, StoreUnavailableError
+from perdure.telemetry import logs
 
 PAUSE = 1.0
 """Seconds between two tries of a command that waits."""
@@ -101,11 +102,14 @@ def operator(
             show_default=False,
         ),
     ] = None,
+    log_format: Annotated[
+        logs.LogFormat, typer.Option(envvar=logs.VARIABLE, help="Log records as text or as JSON, one object a line.")
+    ] = logs.LogFormat.TEXT,
 ) -> None:
     """Run the Kubernetes operator: WorkflowInstance objects in, their status out.
 
     In a pod it finds the cluster by itself, elsewhere by KUBECONFIG. Of several operators one is active, the others
-    stand by. PERDURE_OPERATOR_HEALTH=HOST:PORT serves /healthz and /readyz.
+    stand by. PERDURE_OPERATOR_HEALTH=HOST:PORT serves /livez, /readyz and /metrics.
     """
     try:
         # By name: the operator stands on top of this library and may see it, never the other way round.
@@ -113,4 +117,4 @@ def operator(
     except ImportError as error:
         message = f"the operator is not installed ({error}): pip install 'perdure[operator]'"
         raise RequestError(message) from None
-    program.run(database.checked_url(), namespaces=namespaces)
+    program.run(database.checked_url(), namespaces=namespaces, log_format=log_format, debug=exits.debugging())

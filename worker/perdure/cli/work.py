@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from perdure.cli import exits, logs
+from perdure.cli import exits
 from perdure.cli.options import Target, flattened, seconds_option
 from perdure.cli.serving import Service, WorkerProcess
 from perdure.cli.supervising import Supervisor
@@ -17,6 +17,8 @@ from perdure.client import DEFAULT_NAMESPACE
 from perdure.errors import RequestError
 from perdure.runtime.health import HealthServer
 from perdure.runtime.limits import Limits
+from perdure.telemetry import logs
+from perdure.telemetry.tally import Tally
 
 _DEFAULTS = Limits()
 
@@ -56,7 +58,7 @@ class WorkerOptions:
         str | None,
         typer.Option(
             metavar="[HOST:]PORT",
-            help="Serve /livez and /readyz here, for all processes together; 0 takes a free port and logs it.",
+            help="Serve /livez, /readyz and /metrics here, for all processes together; 0 takes a free port.",
             show_default=False,
         ),
     ] = None
@@ -71,7 +73,9 @@ class WorkerOptions:
     build_id: Annotated[
         str | None, typer.Option(help="What the code is called. Default: a fingerprint of it.", show_default=False)
     ] = None
-    log_format: Annotated[logs.LogFormat, typer.Option(help="Log records as text or as JSON.")] = logs.LogFormat.TEXT
+    log_format: Annotated[
+        logs.LogFormat, typer.Option(envvar=logs.VARIABLE, help="Log records as text or as JSON, one object a line.")
+    ] = logs.LogFormat.TEXT
 
 
 @flattened
@@ -96,7 +100,7 @@ def worker(
     signal exits without waiting. A worker that is killed is replaced after its lease.
 
     /livez tells whether the event loops turn and never depends on the database; /readyz answers 503 with the reason
-    unless every process takes work.
+    unless every process takes work; /metrics is for Prometheus.
     """
     address = _address(options.health_port)
     service = Service(
@@ -142,7 +146,13 @@ def _health_server(address: tuple[str, int] | None, asked: WorkerProcess | Super
     if address is None:
         return None
     try:
-        return HealthServer(*address, asked.health)
+        return HealthServer(*address, asked.health, lambda accept: _page(asked.tally(), accept))
     except OSError as error:
         message = f"cannot listen on {address[0]}:{address[1]} for --health-port: {error.strerror or error}"
         raise RequestError(message) from None
+
+
+def _page(tally: Tally, accept: str) -> tuple[str, bytes]:
+    from perdure.telemetry import prometheus  # a fifth of a second that a worker nobody scrapes need not spend
+
+    return prometheus.page(prometheus.worker_metrics(tally), accept)

@@ -10,6 +10,7 @@ import contextvars
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -20,6 +21,8 @@ from perdure.model.events import ActivityCompleted, ActivityFailed, Failure
 from perdure.model.failure import record
 from perdure.model.payload import check_size, encode
 from perdure.model.policies import ActivityOptions
+from perdure.telemetry.tally import AttemptCounts, Tally
+from perdure.telemetry.tally import Slots as SlotCounts
 
 from .limits import Limits
 
@@ -93,11 +96,12 @@ class Attempt:
         self._activity = activity
         self._slots = owner.slots(activity)
         self._job = job
+        self._counts = owner.counts[job.info.name]
         self._done = done
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
-        self._last_beat = 0.0
+        self._last_beat = self._began = 0.0
         self._details: Any = None
         self._context: ActivityContext | None = None
         self.over = False
@@ -105,6 +109,7 @@ class Attempt:
     def start(self) -> None:
         """Begin; called with a slot in hand."""
         options, job = self._job.options, self._job
+        self._began = monotonic()
         if options.timeout is not None:
             message = (
                 f"attempt {job.info.attempt} of {job.info.name} did not end within its timeout of {options.timeout:g} s"
@@ -124,6 +129,8 @@ class Attempt:
 
     def cancel(self) -> None:
         """Stop without a verdict. A thread is told and left to end by itself."""
+        if self._began and not self.over:
+            self._counts.cancelled += 1
         self._finish()
         if self._task is not None:
             self._task.cancel()
@@ -190,6 +197,12 @@ class Attempt:
     def _report(self, verdict: Verdict) -> None:
         if not self.over:
             self._finish()
+            counts = self._counts
+            if type(verdict) is ActivityCompleted:
+                counts.completed += 1
+            else:
+                counts.failed += 1
+            counts.seconds.observe(monotonic() - self._began)
             self._done(verdict)
 
     def _expire(self, message: str) -> None:
@@ -229,8 +242,10 @@ class Attempts:
     returns, as threads cannot be interrupted.
     """
 
-    def __init__(self, activities: Mapping[str, Activity[..., Any]], limits: Limits) -> None:
+    def __init__(self, activities: Mapping[str, Activity[..., Any]], limits: Limits, tally: Tally) -> None:
         self.activities = activities
+        self.counts = tally.attempts
+        self.counts.update({name: AttemptCounts() for name in activities if name not in self.counts})
         self.pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="perdure-activity")
         self.loop_slots = Slots(limits.activities)
         self.thread_slots = Slots(limits.threads)
@@ -246,6 +261,13 @@ class Attempts:
     def free(self) -> int:
         """Return how many attempts of any kind could start now."""
         return min(slots.free - len(slots.queue) for slots in (self.loop_slots, self.thread_slots))
+
+    def standing(self) -> dict[str, SlotCounts]:
+        """Return how many attempts of each kind there may be, are and wait."""
+        kinds = {"async": self.loop_slots, "thread": self.thread_slots}
+        return {
+            kind: SlotCounts(slots.places, slots.places - slots.free, len(slots.queue)) for kind, slots in kinds.items()
+        }
 
     def submit(self, job: Job, done: Callable[[Verdict], None]) -> None:
         """Make the attempt as soon as a slot is free, then call ``done`` once."""

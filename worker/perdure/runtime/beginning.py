@@ -19,6 +19,7 @@ from perdure.model.events import Turn, WorkflowExecutionStarted
 from perdure.model.runs import UNBORN, ClaimedRun, NewRun, RunInfo
 from perdure.store import records
 from perdure.store.base import MOST_OF_A_TURN
+from perdure.telemetry.logs import about
 
 from .placement import Placed, Site, place
 from .turns import header
@@ -77,7 +78,7 @@ def _begin(host: Host, definition: Definition, new: NewRun, started: WorkflowExe
         run.evict()  # taken again after the start, the turn holds the run and says why
         return None
     except Exception:
-        logger.exception("the first turn of %s failed; it is taken again after the start", new.id)
+        logger.exception("the first turn of %s failed; it is taken again after the start", new.id, extra=about(info))
         run.evict()
         return None
     placed = place(host, run, decision, frozenset(), everything=False)

@@ -39,6 +39,7 @@ from perdure.model.events import (
 from perdure.model.failure import record
 from perdure.model.policies import MICROSECONDS
 from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hold, InboxItem, Park, Release, RunId, RunState
+from perdure.telemetry.logs import about
 
 from .attempts import Attempts, Job, Retry, Verdict
 from .beginning import Begun
@@ -183,7 +184,7 @@ class Execution:
         except EngineFault as fault:
             self._hold(type(fault).__name__.removesuffix("Error"), str(fault))
         except Exception as error:  # whatever it is, the run is held and the worker lives on
-            logger.exception("a turn of %s failed", self.info.id)
+            logger.exception("a turn of %s failed", self.info.id, extra=about(self.info))
             failure = record(error)
             self._hold("EngineFault", f"{failure.type}: {failure.message}\n{failure.traceback}")
         else:
@@ -249,7 +250,8 @@ class Execution:
             self._hold("TurnRefused", str(answer))
             return
         if not answer.recorded:
-            logger.warning("%s was taken over or closed by somebody else; this worker drops it", self.info.id)
+            message = "%s was taken over or closed by somebody else; this worker drops it"
+            logger.warning(message, self.info.id, extra=about(self.info))
             self._leave(None)
             return
         if commit.consumed is not None:
@@ -380,7 +382,7 @@ class Execution:
 
     def _hold(self, reason: str, message: str) -> None:
         message = message.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()  # the store takes text only
-        logger.error("%s is held: %s", self.info.id, message)
+        logger.error("%s is held: %s", self.info.id, message, extra=about(self.info))
         self._cancel_wake()
         hold = Hold(reason=reason, message=message)
         self._submit(Commit(run_id=self.info.run_id, ending=hold), lambda _: self._leave(hold))
@@ -393,5 +395,6 @@ class Execution:
         if self._run is not None:
             stubborn = self._run.evict()
             if stubborn:
-                logger.error("%s: tasks %s ignored their cancellation and were closed", self.info.id, stubborn)
+                message = "%s: tasks %s ignored their cancellation and were closed"
+                logger.error(message, self.info.id, stubborn, extra=about(self.info))
         self.home.left(self, ending)

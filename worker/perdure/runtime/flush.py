@@ -14,6 +14,7 @@ from collections.abc import Callable
 from perdure.errors import LeaseLostError, PayloadError, StoreError
 from perdure.model.runs import Commit, Committed, Lease
 from perdure.store.base import CommitRefusedError, Store
+from perdure.telemetry.tally import Tally
 
 from .turns import TurnQueue
 
@@ -28,8 +29,9 @@ BATCH = 500
 class Flusher:
     """Writes the commits of all runs of this worker, in step with the ``turns`` that they come from."""
 
-    def __init__(self, store: Store, lease: Lease, turns: TurnQueue, on_lost: Callable[[], None]) -> None:
+    def __init__(self, store: Store, lease: Lease, turns: TurnQueue, tally: Tally, on_lost: Callable[[], None]) -> None:
         self._store = store
+        self._tally = tally
         self._lease = lease
         self._turns = turns
         turns.on_pause = self.write_if_enough
@@ -85,6 +87,7 @@ class Flusher:
     async def _write(self, batch: list[tuple[Commit, Callable[[Answer], None]]]) -> None:
         commits = [commit for commit, _ in batch]
         answers: list[Answer]
+        began = self._loop.time()
         while True:
             try:
                 answers = list(await self._store.flush(self._lease, commits))
@@ -95,9 +98,12 @@ class Flusher:
             except StoreError as error:
                 # Repeating is safe, and the lease decides how long it makes sense: when it is lost, stop() ends this.
                 logger.warning("%d commits could not be written, trying again: %s", len(commits), error)
+                self._tally.store_errors += 1
                 await asyncio.sleep(0.5)
             except CommitRefusedError as error:
                 answers = [error.refused.get(place) or answer for place, answer in enumerate(error.answers)]  # type: ignore[misc]  # every place has one of the two
                 break
+        self._tally.flush.observe(self._loop.time() - began)
+        self._tally.turns += len(commits) - [commit.turn for commit in commits].count(None)
         for (_, answered), answer in zip(batch, answers, strict=True):
             answered(answer)

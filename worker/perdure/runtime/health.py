@@ -1,7 +1,7 @@
-"""Health endpoints: does the process live, and does it take work.
+"""Health endpoints: does the process live, does it take work, and what has it counted.
 
-What lives here: the pulse of an event loop, the two answers, and the HTTP
-server that gives them. What must not: decisions about workers. ``perdure
+What lives here: the pulse of an event loop, the answers, and the HTTP server
+that gives them. What must not: decisions about workers. ``perdure
 worker`` starts it.
 
 The server has a thread of its own, because the question that matters most is
@@ -52,11 +52,18 @@ class Health:
     not_ready: str = ""
 
 
-class HealthServer:
-    """Serves ``/livez`` and ``/readyz`` from a daemon thread; ``ask`` is called there, for each request."""
+Metrics = Callable[[str], tuple[str, bytes]]
+"""Takes the header ``Accept`` and returns content type and content."""
 
-    def __init__(self, host: str, port: int, ask: Callable[[], Health]) -> None:
-        self._server = _Server((host, port), ask)
+
+class HealthServer:
+    """Serves ``/livez``, ``/readyz`` and ``/metrics`` from a daemon thread.
+
+    ``ask`` and ``metrics`` are called there, for each request.
+    """
+
+    def __init__(self, host: str, port: int, ask: Callable[[], Health], metrics: Metrics) -> None:
+        self._server = _Server((host, port), ask, metrics)
         self._thread = threading.Thread(target=self._server.serve_forever, name="perdure-health", daemon=True)
 
     @property
@@ -78,8 +85,8 @@ class HealthServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], ask: Callable[[], Health]) -> None:
-        self.ask = ask
+    def __init__(self, address: tuple[str, int], ask: Callable[[], Health], metrics: Metrics) -> None:
+        self.ask, self.metrics = ask, metrics
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, _Handler)
@@ -101,19 +108,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer("live", self.server.ask().not_live)
         elif path == "/readyz":
             self._answer("ready", self.server.ask().not_ready)
+        elif path == "/metrics":
+            self._send(HTTPStatus.OK, *self.server.metrics(self.headers.get("Accept", "")))
         else:
-            self._send(HTTPStatus.NOT_FOUND, {"reason": "ask for /livez or /readyz"})
+            self._say(HTTPStatus.NOT_FOUND, {"reason": "ask for /livez, /readyz or /metrics"})
 
     def _answer(self, word: str, complaint: str) -> None:
         if complaint:
-            self._send(HTTPStatus.SERVICE_UNAVAILABLE, {word: False, "reason": complaint})
+            self._say(HTTPStatus.SERVICE_UNAVAILABLE, {word: False, "reason": complaint})
         else:
-            self._send(HTTPStatus.OK, {word: True})
+            self._say(HTTPStatus.OK, {word: True})
 
-    def _send(self, status: HTTPStatus, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode() + b"\n"
+    def _say(self, status: HTTPStatus, body: dict[str, Any]) -> None:
+        self._send(status, "application/json", json.dumps(body).encode() + b"\n")
+
+    def _send(self, status: HTTPStatus, content_type: str, data: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

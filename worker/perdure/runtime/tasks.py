@@ -112,7 +112,7 @@ class TaskLoop:
         if task.name not in self._attempts.activities:
             logger.error(
                 "activity %s of %s is not known here, though this worker serves queue %s; offering it again in %g s",
-                task.name, task.instance, task.queue, UNKNOWN_DELAY,
+                task.name, task.instance, task.queue, UNKNOWN_DELAY, extra=_about(task),
             )  # fmt: skip
             failure = Failure("UnknownActivity", f"a worker of queue {task.queue} does not know activity {task.name}")
             self._offer_again(task, failure)
@@ -120,7 +120,8 @@ class TaskLoop:
         try:
             options = decode_options(task.options)
         except msgspec.MsgspecError as error:
-            logger.warning("only a newer release can carry out %s of %s: %s", task.name, task.instance, error)
+            message = "only a newer release can carry out %s of %s: %s"
+            logger.warning(message, task.name, task.instance, error, extra=_about(task))
             self._offer_again(task, Failure("UnreadableTask", f"a newer release wrote its options: {error}"))
             return
         info = ActivityInfo(
@@ -171,3 +172,7 @@ class TaskLoop:
             del self._answers[: len(batch)]
         if not self.busy:
             self.on_rest()
+
+
+def _about(task: ClaimedTask) -> dict[str, object]:
+    return {"workflow_id": task.instance, "run_id": task.run_id, "activity": task.name, "attempt": task.attempt}

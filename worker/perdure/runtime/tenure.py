@@ -16,8 +16,22 @@ from perdure.engine.run import Definition
 from perdure.errors import LeaseLostError, StoreUnavailableError
 from perdure.model.events import ClosedFromOutside, Closing, WorkflowExecutionStarted
 from perdure.model.policies import MICROSECONDS
-from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hint, Lease, NewRun, Park, Release, RunId, WorkerInfo
+from perdure.model.runs import (
+    ClaimedRun,
+    Close,
+    Commit,
+    Ending,
+    Hint,
+    Hold,
+    Lease,
+    NewRun,
+    Park,
+    Release,
+    RunId,
+    WorkerInfo,
+)
 from perdure.store.base import Store
+from perdure.telemetry.tally import Now, Tally
 
 from .attempts import Attempts
 from .beginning import Beginning, Begun
@@ -72,6 +86,7 @@ class Charge:
     activities: Mapping[str, Any]
     limits: Limits
     audience: Audience
+    tally: Tally
     hears: Callable[[], bool]
     """Whether hints of other processes reach this one."""
 
@@ -86,7 +101,7 @@ class Tenure:
         self.queues = charge.info.queues
         self.clock = StoreClock()
         self.payload_limit = charge.limits.payload
-        self.attempts = Attempts(charge.activities, charge.limits)
+        self.attempts = Attempts(charge.activities, charge.limits, charge.tally)
         self.draining = False
         self.polling = False
         self.resting: set[RunId] = set()
@@ -98,6 +113,7 @@ class Tenure:
         self._keeper: LeaseKeeper
         self._executions: dict[RunId, Execution] = {}
         self._loops: list[asyncio.Task[None]] = []
+        self._ailing = {self._claim_loop.__name__}  # until it has claimed once
         self._unknown: set[RunId] = set()
         self._left_some = False
         self._suspects: dict[RunId, float] = {}
@@ -112,6 +128,10 @@ class Tenure:
         """How many runs it owns."""
         return len(self._executions)
 
+    def standing(self) -> Now:
+        """Return how things stand."""
+        return Now({self.build: int(self.polling and not self.draining)}, self.owned, self.attempts.standing())
+
     # --- beginning and end ------------------------------------------------------------
 
     async def start(self) -> None:
@@ -125,8 +145,8 @@ class Tenure:
             await self._keeper.stop()
             raise
         self.turns = TurnQueue()
-        self.flusher = Flusher(charge.store, self.lease, self.turns, self.lost.set)
-        self._tasks = TaskLoop(charge.store, self.lease, self.attempts, lambda: self._pause(TASK_POLL))
+        self.flusher = Flusher(charge.store, self.lease, self.turns, charge.tally, self.lost.set)
+        self._tasks = TaskLoop(charge.store, self.lease, self.attempts, self._pause_of_tasks)
         self._tasks.on_rest = self._came_to_rest.set
         self.attempts.on_free = self._tasks.has_room
         self.attempts.may_begin = self._keeper.holds
@@ -198,6 +218,7 @@ class Tenure:
 
     def _took(self, run: ClaimedRun, begun: Begun | None) -> None:
         if not self.lost.is_set():
+            self.charge.tally.turns += begun is not None
             self._adopt(run, begun)
         elif begun is not None:
             begun.run.evict()
@@ -212,7 +233,7 @@ class Tenure:
         self._started_some = False
         unknown = set(await self.charge.store.owned(self.lease)) - set(self._executions)
         for run_id in unknown & self._unknown:
-            logger.warning("run %d is owned here but not known; giving it back", run_id)
+            logger.warning("run %d is owned here but not known; giving it back", run_id, extra={"run_id": run_id})
             self.flusher.submit(Commit(run_id=run_id, ending=Release()), lambda _: None)
         self._unknown = unknown
 
@@ -222,6 +243,7 @@ class Tenure:
         """Take note that a run is not owned here any more."""
         self._executions.pop(execution.info.run_id, None)
         self.resting.discard(execution.info.run_id)
+        self._count(execution.info.workflow, ending)
         if isinstance(ending, Close):
             self.charge.audience.closed(execution.info.run_id, ending.outcome)
         else:
@@ -231,6 +253,13 @@ class Tenure:
             delay = (ending.wake_at - self.clock.now()) / MICROSECONDS
             asyncio.get_running_loop().call_later(max(0.0, delay), self._work.set)
         self.came_to_rest()
+
+    def _count(self, workflow: str, ending: Ending | None) -> None:
+        tally = self.charge.tally
+        if isinstance(ending, Close):
+            tally.closed[workflow][ending.state.name.lower()] += 1
+        elif isinstance(ending, Hold):
+            tally.held[ending.reason] = tally.held.get(ending.reason, 0) + 1
 
     def came_to_rest(self) -> None:
         """Look for more to do, when some was left and half of the room is free again."""
@@ -275,10 +304,14 @@ class Tenure:
                 self._on_lease_event("lost")
                 return
             except StoreUnavailableError as error:
+                self._ailing.add(loop.__name__)
                 self.polling = False
+                self.charge.tally.store_errors += 1
                 logger.warning("%s", error)
                 await asyncio.sleep(0.5)
             except Exception:
+                self._ailing.add(loop.__name__)
+                self.polling = False
                 logger.exception("a loop of the worker failed; it starts again")
                 await asyncio.sleep(1)
 
@@ -289,9 +322,10 @@ class Tenure:
             self._work.clear()
             room = self._room()
             self._left_some = room <= 0
+            claimed = await store.claim(self.lease, room) if room > 0 else []
+            self._went_well(self._claim_loop)
             if room > 0:
-                claimed = await store.claim(self.lease, room)
-                self.polling = True
+                self.charge.tally.claims += len(claimed)
                 self._left_some = len(claimed) == room
                 for run in claimed:
                     self._adopt(run)
@@ -304,6 +338,15 @@ class Tenure:
                     strangers, looked_at = False, time.monotonic()
                     await store.hold_unknown(self.lease)
             await hinted(self._work, self._pause(CLAIM_POLL))
+
+    def _went_well(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Take note that a loop has done what it had to do; when all have, the worker takes work."""
+        self._ailing.discard(loop.__name__)
+        self.polling = not self._ailing
+
+    def _pause_of_tasks(self) -> float:
+        self._went_well(self._tasks.run)
+        return self._pause(TASK_POLL)
 
     def _pause(self, longest: float) -> float:
         return longest if self.charge.hears() else DEAF_POLL
@@ -336,15 +379,19 @@ class Tenure:
                     execution = self._executions.get(item.run_id)
                     if execution is not None:
                         execution.receive((item,))
+            self._went_well(self._inbox_loop)
             await hinted(self._mail, INBOX_POLL)
 
     async def _recover_loop(self) -> None:
         while True:
             self._orphans.clear()
-            if await self.charge.store.recover(self.lease):
+            recovered = await self.charge.store.recover(self.lease)
+            if recovered:
+                self.charge.tally.recovered += recovered
                 self._work.set()
             await self.charge.store.hold_unknown(self.lease)
             await self._absolve_suspects()
             await self._release_strays()
             self._tasks.wake()
+            self._went_well(self._recover_loop)
             await hinted(self._orphans, RECOVER_POLL)

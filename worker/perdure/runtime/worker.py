@@ -15,11 +15,14 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from perdure.activity import Activity
 from perdure.client import Client
 from perdure.errors import DefinitionError, LeaseLostError, StoreUnavailableError
 from perdure.model.runs import Hint, NewRun, WorkerInfo
 from perdure.store.base import Taker
+from perdure.telemetry.tally import Tally
 from perdure.workflow import Workflow
 
 from . import guard
@@ -28,6 +31,9 @@ from .limits import Limits
 from .tenure import Charge, Tenure
 
 logger = logging.getLogger("perdure.worker")
+
+OUTCOMES = ("completed", "failed", "cancelled", "timed_out")
+"""How runs end here; those that somebody terminates end in the database."""
 
 
 class Worker:
@@ -59,6 +65,7 @@ class Worker:
         self.name = name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self._build_id = build_id
         self._limits = limits or Limits()
+        self._tally = Tally(closed={name: dict.fromkeys(OUTCOMES, 0) for name in self._workflows})
         self._tenure: Tenure | None = None
         self._service: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -72,6 +79,11 @@ class Worker:
     def owned(self) -> int:
         """How many runs the worker owns right now."""
         return self._tenure.owned if self._tenure is not None else 0
+
+    def tally(self) -> Tally:
+        """Return what the worker has counted so far, and how it stands; may be called from any thread."""
+        tally, tenure = self._tally.copy(), self._tenure
+        return msgspec.structs.replace(tally, now=tenure.standing()) if tenure is not None else tally
 
     async def run(self) -> None:
         """Serve until `stop` is called or the task is cancelled; drain either way."""
@@ -99,6 +111,7 @@ class Worker:
             workflows=self._workflows,
             activities=self._activities,
             limits=self._limits,
+            tally=self._tally,
             audience=self._client.watcher,
             hears=lambda: not self._client.hints.deaf,
         )
@@ -135,6 +148,7 @@ class Worker:
                 await tenure.start()
             except StoreUnavailableError as error:
                 logger.warning("%s", error)
+                self._tally.store_errors += 1
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1):
                         await self._stopping.wait()
@@ -148,6 +162,7 @@ class Worker:
             if not tenure.lost.is_set():
                 await tenure.drain()
             else:
+                self._tally.leases_lost += 1
                 logger.error("worker %s lost its lease; it registers again with nothing in hand", self.name)
             await tenure.end()
             self._tenure = None

@@ -16,7 +16,7 @@ The rules behind the verbs:
 * Time is the store's: `Renewal.now` is how anybody else learns it.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -126,6 +126,9 @@ class Store(Protocol):
         is `OWNED` from the start, and turn 0 is the one that the taker has begun with.
         """
 
+    async def adopt(self, run_id: RunId, key: str) -> None:
+        """Give a run the key of another object, one that was never used: it stands for the run from now on."""
+
     async def owned(self, lease: Lease) -> list[RunId]:
         """Return the runs that this worker owns. One that it knows nothing of was lost with an acknowledgement."""
 
@@ -233,6 +236,29 @@ class StatusChange:
     run: RunSummary
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """What waits on a task queue, and how many workers serve it.
+
+    ``runs`` and ``activities`` could be worked on now and nobody does. ``oldest`` is for how many seconds the first of
+    them has waited; runs that were under way before do not count in it.
+    """
+
+    runs: int = 0
+    activities: int = 0
+    workers: int = 0
+    oldest: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """How many runs are open, how many of them are held and for which reasons, and the queues by name."""
+
+    open: int
+    held: Mapping[str, int]
+    queues: Mapping[str, Queue]
+
+
 class ReadStore(Protocol):
     """Everything that looks at runs."""
 
@@ -245,6 +271,9 @@ class ReadStore(Protocol):
     async def by_key(self, keys: Sequence[str]) -> list[RunSummary]:
         """Return the runs that were started with these keys."""
 
+    async def newest(self, instances: Sequence[tuple[str, str]]) -> list[RunSummary]:
+        """Return the newest run of each of these instances, given as (namespace, instance)."""
+
     async def open_keys(self) -> dict[str, tuple[str, str]]:
         """Return key -> (namespace, instance) of every open run that has a key."""
 
@@ -256,6 +285,9 @@ class ReadStore(Protocol):
 
     async def workers(self, namespace: str) -> list[tuple[WorkerId, str, str]]:
         """Return id, name and build of the workers whose lease is in force."""
+
+    async def census(self, namespaces: Sequence[str] | None) -> Census:
+        """Count what is open in these namespaces, None: in all. It reads every open run: ask now and then."""
 
     async def status_changes(self, limit: int) -> list[StatusChange]:
         """Return changes of runs with a key, oldest first, of all namespaces."""

@@ -87,6 +87,12 @@ class MemoryStore(MemoryWorkers):
                 self.hint(Hint(queues=frozenset({run.queue})))
             return Started(run.id, created=True, workflow=run.workflow, taken=run.state is RunState.OWNED)
 
+    async def adopt(self, run_id: RunId, key: str) -> None:
+        """Give a run the key of another object."""
+        with self.lock:
+            self.runs[run_id].key = key
+            self._changed(self.runs[run_id])
+
     async def owned(self, lease: Lease) -> list[RunId]:
         """Return the runs of this worker."""
         with self.lock:

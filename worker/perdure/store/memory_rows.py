@@ -7,6 +7,7 @@ transitions; those are in `memory`.
 import itertools
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from perdure.model import codec
 from perdure.model.events import Failure, Incoming, Microseconds, Turn
 from perdure.model.runs import HistoryEvent, RunId, RunState, RunSummary, WorkerId, WorkerInfo
 from perdure.store import records
-from perdure.store.base import RunFilter, StatusChange
+from perdure.store.base import Census, Queue, RunFilter, StatusChange
 
 
 @dataclass
@@ -130,6 +131,12 @@ class MemoryReads:
         with self.lock:
             return [self._summary(run) for run in self.runs.values() if run.key is not None and run.key in keys]
 
+    async def newest(self, instances: Sequence[tuple[str, str]]) -> list[RunSummary]:
+        """Return the newest run of each of these instances."""
+        with self.lock:
+            found = {(run.namespace, run.instance): run for run in self.runs.values()}
+            return [self._summary(found[each]) for each in dict.fromkeys(instances) if each in found]
+
     async def open_keys(self) -> dict[str, tuple[str, str]]:
         """Return key -> (namespace, instance) of every open run that has a key."""
         with self.lock:
@@ -168,6 +175,49 @@ class MemoryReads:
                 for worker in self.workers_by_id.values()
                 if worker.info.namespace == namespace and worker.expires_at > now
             ]
+
+    async def census(self, namespaces: Sequence[str] | None) -> Census:
+        """Count what is open in these namespaces, None: in all."""
+        with self.lock:
+            now = self.clock()
+            runs = [
+                run
+                for run in self.runs.values()
+                if not run.state.closed and (namespaces is None or run.namespace in namespaces)
+            ]
+            ready = [run for run in runs if run.state is RunState.READY]
+            due = [run for run in runs if run.state is RunState.PARKED and run.wake_at is not None]
+            due = [run for run in due if run.wake_at is not None and run.wake_at <= now]
+            tasks = [task for run in runs for task in run.tasks.values()]
+            tasks = [task for task in tasks if task.owner is None and task.available_at <= now]
+            served = [
+                queue
+                for worker in self.workers_by_id.values()
+                if worker.expires_at > now and (namespaces is None or worker.info.namespace in namespaces)
+                for queue in worker.info.queues
+            ]
+            since: dict[str, Microseconds] = {}
+            for queue, time in [
+                *((run.queue, run.created_at) for run in ready if run.started_at is None),
+                *((run.queue, run.wake_at or now) for run in due),
+                *((task.queue, task.available_at) for task in tasks),
+            ]:
+                since[queue] = min(time, since.get(queue, now))
+            waiting = Counter(run.queue for run in [*ready, *due])
+            offered, workers = Counter(task.queue for task in tasks), Counter(served)
+            return Census(
+                open=len(runs),
+                held=Counter(run.hold_reason for run in runs if run.state is RunState.HELD),
+                queues={
+                    queue: Queue(
+                        runs=waiting[queue],
+                        activities=offered[queue],
+                        workers=workers[queue],
+                        oldest=(now - since.get(queue, now)) / 1_000_000,
+                    )
+                    for queue in {*waiting, *offered, *workers}
+                },
+            )
 
     async def status_changes(self, limit: int) -> list[StatusChange]:
         """Return changes of runs with a key, oldest first."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from perdure.model.runs import HistoryEvent, RunId, RunSummary, WorkerId
 from perdure.store import records
-from perdure.store.base import RunFilter, StatusChange
+from perdure.store.base import Census, Queue, RunFilter, StatusChange
 from perdure.store.postgres import rows
 from perdure.store.postgres.arrays import int4, int4s, int8, int8s, text, texts
 from perdure.store.postgres.connection import Lane
@@ -33,6 +33,12 @@ class PostgresReads:
     async def by_key(self, keys: Sequence[str]) -> list[RunSummary]:
         """Return the runs that were started with these keys."""
         return [rows.summary(row) for row in await self._reads.fetch("by_key", {"keys": texts(keys)})]
+
+    async def newest(self, instances: Sequence[tuple[str, str]]) -> list[RunSummary]:
+        """Return the newest run of each of these instances."""
+        each = list(dict.fromkeys(instances))
+        parameters = {"namespaces": texts([name for name, _ in each]), "instances": texts([name for _, name in each])}
+        return [rows.summary(row) for row in await self._reads.fetch("newest", parameters)]
 
     async def open_keys(self) -> dict[str, tuple[str, str]]:
         """Return key -> (namespace, instance) of every open run that has a key."""
@@ -63,6 +69,20 @@ class PostgresReads:
         """Return id, name and build of the workers whose lease is in force."""
         found = await self._reads.fetch("workers", {"namespace": text(namespace)})
         return [(WorkerId(worker), name, build) for worker, name, build in found]
+
+    async def census(self, namespaces: Sequence[str] | None) -> Census:
+        """Count what is open in these namespaces, None: in all."""
+        parameters = {"namespaces": None if namespaces is None else texts(namespaces)}
+        found = await self._reads.fetch("census", parameters)
+        return Census(
+            open=sum(runs for kind, _, runs, *_ in found if kind == "open"),
+            held={reason: runs for kind, reason, runs, *_ in found if kind == "held"},
+            queues={
+                queue: Queue(runs=runs, activities=activities, workers=workers, oldest=max(0.0, oldest))
+                for kind, queue, runs, activities, workers, oldest in found
+                if kind == "queue"
+            },
+        )
 
     async def status_changes(self, limit: int) -> list[StatusChange]:
         """Return changes of runs with a key, oldest first."""

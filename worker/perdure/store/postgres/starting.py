@@ -10,7 +10,7 @@ from psycopg import errors
 from perdure.model.events import WorkflowExecutionTerminated
 from perdure.model.runs import Hint, RunId, WorkerId
 from perdure.store import records
-from perdure.store.postgres.arrays import Bytea, text
+from perdure.store.postgres.arrays import Bytea, int8, text
 from perdure.store.postgres.connection import Lane, Parameters, Row
 
 NOTHING = Hint()
@@ -69,3 +69,9 @@ async def resume(lane: Lane, namespace: str, instance: str) -> tuple[RunId | Non
         return None, NOTHING
     run_id, queue, changed = rows[0]
     return RunId(run_id), Hint(queues=frozenset({queue}), changed=changed)
+
+
+async def adopt(lane: Lane, run_id: RunId, key: str) -> Hint:
+    """Give a run the key of another object. A repeat tells of the change once more, which does no harm."""
+    rows = await lane.fetch("adopt", {"run": int8(run_id), "key": text(key)})
+    return Hint(changed=bool(rows))

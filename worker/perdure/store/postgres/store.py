@@ -118,6 +118,10 @@ class PostgresStore(PostgresReads):
         self.hint(hint)
         return run_id
 
+    async def adopt(self, run_id: RunId, key: str) -> None:
+        """Give a run the key of another object."""
+        self.hint(await starting.adopt(self._misc, run_id, key))
+
     # Workers and their leases
 
     async def register(self, info: WorkerInfo) -> Lease:

@@ -26,6 +26,21 @@ SELECT * FROM perdure.summary WHERE id = ANY (:runs::bigint[]);
 -- name: by_key
 SELECT * FROM perdure.summary WHERE key = ANY (:keys::text[]) ORDER BY id;
 
+-- name: newest
+SELECT s.*
+FROM unnest(:namespaces::text[], :instances::text[]) AS n (namespace, instance)
+CROSS JOIN LATERAL (
+    SELECT coalesce(
+        (SELECT id FROM perdure.run WHERE namespace = n.namespace AND instance = n.instance AND closed_at IS NULL),
+        (
+            SELECT max(id) FROM perdure.run
+            WHERE namespace = n.namespace AND instance = n.instance
+              AND hashtext(instance) = hashtext(n.instance) AND closed_at IS NOT NULL
+        )
+    ) AS id
+) r
+JOIN perdure.summary s ON s.id = r.id;
+
 -- name: open_keys
 SELECT key, namespace, instance FROM perdure.run WHERE key IS NOT NULL AND closed_at IS NULL ORDER BY id;
 
@@ -47,6 +62,44 @@ LEFT JOIN LATERAL (
 ) p ON true
 WHERE h.run_id = :run::bigint
 ORDER BY h.seq;
+
+-- name: census
+-- Every part has a partial index. A parked run whose time has come waits like a ready one.
+WITH waiting AS (
+    SELECT queue, count(*) AS runs, 0 AS activities, 0 AS workers,
+           min(created_at) FILTER (WHERE claims = 0) AS since
+    FROM perdure.run
+    WHERE state = 0 AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]))
+    GROUP BY queue
+    UNION ALL
+    SELECT queue, count(*), 0, 0, min(wake_at)
+    FROM perdure.run
+    WHERE state = 2 AND wake_at <= now() AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]))
+    GROUP BY queue
+    UNION ALL
+    SELECT queue, 0, count(*), 0, min(available_at)
+    FROM perdure.task
+    WHERE owner IS NULL AND available_at <= now()
+      AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]))
+    GROUP BY queue
+    UNION ALL
+    SELECT queue, 0, 0, count(*), NULL
+    FROM perdure.worker, unnest(queues) AS queue
+    WHERE expires_at > now() AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]))
+    GROUP BY queue
+)
+SELECT 'queue', queue, sum(runs)::bigint, sum(activities)::bigint, sum(workers)::bigint,
+       coalesce(extract(epoch FROM now() - min(since)), 0)::float8
+FROM waiting GROUP BY queue
+UNION ALL
+SELECT 'held', hold_reason, count(*), 0, 0, 0
+FROM perdure.run
+WHERE state = 3 AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]))
+GROUP BY hold_reason
+UNION ALL
+SELECT 'open', NULL, count(*), 0, 0, 0
+FROM perdure.run
+WHERE closed_at IS NULL AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]));
 
 -- name: status_changes
 SELECT c.number, s.*

@@ -157,6 +157,12 @@ WHERE namespace = :namespace::text AND instance = :instance::text AND hashtext(i
 ORDER BY id DESC
 LIMIT 1;
 
+-- name: adopt
+WITH adopted AS (
+    UPDATE perdure.run SET key = :key::text WHERE id = :run::bigint RETURNING id
+)
+INSERT INTO perdure.status_change (run_id) SELECT id FROM adopted RETURNING run_id;
+
 -- name: resume
 WITH target AS MATERIALIZED (
     SELECT id, key, queue FROM perdure.run
