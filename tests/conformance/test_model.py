@@ -167,6 +167,11 @@ class Verbs(RuleBasedStateMachine):
         started = self.same(lambda store, _: store.start(new_run(instance, key=key, priority=priority)))
         self.turns.setdefault(started.run_id, 1)
 
+    @rule(instance=INSTANCES, suspended=st.booleans(), build=st.sampled_from([None, "build-1", "build-3"]))
+    def start_for_some(self, instance: str, suspended: bool, build: str | None) -> None:
+        started = self.same(lambda store, _: store.start(new_run(instance, suspended=suspended, build=build)))
+        self.turns.setdefault(started.run_id, 1)
+
     @rule(instance=INSTANCES, number=NUMBERS)
     def start_beside_a_worker(self, instance: str, number: int) -> None:
         takers = [Actor(lease, "taker") for lease in self.lease(number)]
@@ -199,6 +204,10 @@ class Verbs(RuleBasedStateMachine):
     @rule(instance=INSTANCES)
     def resume(self, instance: str) -> None:
         self.same(lambda store, _: store.resume(NAMESPACE, instance))
+
+    @rule(instance=INSTANCES, suspended=st.booleans())
+    def suspend(self, instance: str, suspended: bool) -> None:
+        self.same(lambda store, _: store.suspend(NAMESPACE, instance, suspended=suspended))
 
     @rule(instance=INSTANCES)
     def terminate(self, instance: str) -> None:

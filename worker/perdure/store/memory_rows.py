@@ -77,6 +77,8 @@ class RunRow:
     hold_message: str = ""
     held_builds: set[str] = field(default_factory=set)
     cancel_requested: bool = False
+    suspended: bool = False
+    build: str | None = None
     claimed_at: Microseconds = 0
     takeovers: int = 0
     taken_turn: int | None = None
@@ -88,6 +90,15 @@ class RunRow:
     def turns(self) -> tuple[Turn, ...]:
         """Return the history, in order."""
         return tuple(codec.decode_turn(seq, data) for seq, data in sorted(self.history.items()))
+
+    def is_for(self, worker: WorkerInfo) -> bool:
+        """Tell whether a worker serves the queue, knows the workflow and is of the right build."""
+        return (
+            worker.namespace == self.namespace
+            and self.queue in worker.queues
+            and self.workflow in worker.workflows
+            and self.build in {None, worker.build}
+        )
 
     def put_mail(self, event: Incoming) -> None:
         """Number a message and wake the run if it sleeps."""
@@ -205,4 +216,6 @@ class MemoryReads:
             hold_message=run.hold_message,
             cancel_requested=run.cancel_requested,
             outcome=outcome,
+            suspended=run.suspended,
+            build=run.build,
         )

@@ -24,7 +24,16 @@ from perdure.model.runs import (
     move,
 )
 from perdure.store import records
-from perdure.store.base import POISON, POISON_MESSAGE, POISONOUS, SUSPECT, UNKNOWN_WORKFLOW, UNKNOWN_WORKFLOW_MESSAGE
+from perdure.store.base import (
+    ABSENT_BUILD,
+    ABSENT_BUILD_MESSAGE,
+    POISON,
+    POISON_MESSAGE,
+    POISONOUS,
+    SUSPECT,
+    UNKNOWN_WORKFLOW,
+    UNKNOWN_WORKFLOW_MESSAGE,
+)
 from perdure.store.memory_rows import MemoryReads, RunRow, TaskRow, WorkerRow
 
 
@@ -100,10 +109,8 @@ class MemoryWorkers(MemoryReads):
             for run in self.runs.values():
                 if (
                     run.state is RunState.HELD
-                    and run.namespace == lease.namespace
-                    and run.queue in me.queues
-                    and run.workflow in me.workflows
-                    and (me.build not in run.held_builds or run.hold_reason == UNKNOWN_WORKFLOW)
+                    and run.is_for(me)
+                    and (me.build not in run.held_builds or run.hold_reason in {UNKNOWN_WORKFLOW, ABSENT_BUILD})
                 ):
                     self._free_held(run)
                     freed += 1
@@ -123,12 +130,11 @@ class MemoryWorkers(MemoryReads):
             for run in self.runs.values():
                 if run.state is not RunState.READY or run.namespace != lease.namespace or run.queue not in me.queues:
                     continue
-                if not any(
-                    w.namespace == run.namespace and run.queue in w.queues and run.workflow in w.workflows
-                    for w in alive
-                ):
-                    run.state, run.hold_reason = move(run.state, RunState.HELD), UNKNOWN_WORKFLOW
-                    run.hold_message = UNKNOWN_WORKFLOW_MESSAGE.format(queue=run.queue, workflow=run.workflow)
+                if not run.suspended and not any(run.is_for(worker) for worker in alive):
+                    run.state = move(run.state, RunState.HELD)
+                    run.hold_reason = UNKNOWN_WORKFLOW if run.build is None else ABSENT_BUILD
+                    message = UNKNOWN_WORKFLOW_MESSAGE if run.build is None else ABSENT_BUILD_MESSAGE
+                    run.hold_message = message.format(queue=run.queue, workflow=run.workflow, build=run.build)
                     self._changed(run)
                     held += 1
             return held

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from perdure.errors import LeaseLostError
 from perdure.model.runs import Hint, Lease, Renewal, WorkerId, WorkerInfo
 from perdure.store import records
-from perdure.store.base import POISON, POISON_MESSAGE, UNKNOWN_WORKFLOW, UNKNOWN_WORKFLOW_MESSAGE
+from perdure.store.base import (
+    ABSENT_BUILD,
+    ABSENT_BUILD_MESSAGE,
+    POISON,
+    POISON_MESSAGE,
+    UNKNOWN_WORKFLOW,
+    UNKNOWN_WORKFLOW_MESSAGE,
+)
 from perdure.store.postgres.arrays import boolean, int8, text, texts
 from perdure.store.postgres.connection import Lane, LeaseLine
 
@@ -85,7 +92,13 @@ async def hold_unknown(lane: Lane, lease: Lease) -> tuple[int, Hint]:
     """Hold ready runs that no worker can take."""
     rows = await lane.fetch(
         "hold_unknown",
-        {**fence(lease), "unknown": text(UNKNOWN_WORKFLOW), "message": text(UNKNOWN_WORKFLOW_MESSAGE)},
+        {
+            **fence(lease),
+            "unknown": text(UNKNOWN_WORKFLOW),
+            "unknown_message": text(UNKNOWN_WORKFLOW_MESSAGE),
+            "absent": text(ABSENT_BUILD),
+            "absent_message": text(ABSENT_BUILD_MESSAGE),
+        },
     )
     alive, held, changed = rows[0]
     if not alive:
@@ -107,6 +120,7 @@ async def _recover(lane: Lane, namespace: str, parameters: dict[str, object]) ->
             "unleased": boolean(parameters["worker"] is None),
             "namespace": text(namespace),
             "unknown": text(UNKNOWN_WORKFLOW),
+            "absent": text(ABSENT_BUILD),
             "poison": text(POISON),
             "poison_message": text(POISON_MESSAGE),
         },

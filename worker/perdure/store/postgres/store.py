@@ -118,6 +118,12 @@ class PostgresStore(PostgresReads):
         self.hint(hint)
         return run_id
 
+    async def suspend(self, namespace: str, instance: str, *, suspended: bool) -> RunId | None:
+        """Let nobody take the open run, or let them again."""
+        run_id, hint = await starting.suspend(self._misc, namespace, instance, suspended=suspended)
+        self.hint(hint)
+        return run_id
+
     # Workers and their leases
 
     async def register(self, info: WorkerInfo) -> Lease:
