@@ -14,6 +14,7 @@ import logging
 
 from perdure.client import FullStore
 from perdure.errors import PerdureError, StoreError
+from perdure.manifest import is_uid
 
 from .cluster import Cluster, ClusterError, Seen
 from .controller import Controller
@@ -21,7 +22,6 @@ from .database import Database
 from .objects import Known, Objects
 from .settings import Settings
 from .status import project
-from .sync import is_uid
 from .writer import StatusWriter
 
 logger = logging.getLogger("perdure.operator")

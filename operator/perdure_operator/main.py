@@ -20,6 +20,7 @@ from .cluster import Cluster
 from .comparison import Comparison
 from .controller import Controller
 from .database import Database
+from .expiry import Expiry
 from .handlers import Watch, WatchEndedError
 from .health import Health, every, late
 from .leader import Election
@@ -103,9 +104,10 @@ class Term:
         self._cluster = cluster
         self._election = election
         self.writer = StatusWriter(cluster, objects, election, settings)
-        self._controller = Controller(database, objects, self.writer, election.abandoned)
+        self._controller = Controller(database, objects, self.writer, election.abandoned, cluster.config_map)
         self._sync = Sync(cluster, database, objects, self._controller, self.writer, settings)
         self._comparison = Comparison(cluster, database, objects, self._controller, self.writer, settings)
+        self._expiry = Expiry(cluster, database, objects, self._controller, election, settings)
         self._workers = VanishedWorkers(database)
         self.watch: Watch | None = None
 
@@ -126,6 +128,7 @@ class Term:
             group.create_task(self.watch.run(), name="watch")
             group.create_task(self._sync.run(), name="status changes")
             group.create_task(self._comparison.run(), name="comparison")
+            group.create_task(self._expiry.run(), name="expiry")
 
     async def _hold(self) -> None:
         await self._election.hold()

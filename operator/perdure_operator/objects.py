@@ -9,12 +9,13 @@ known once the object is gone.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from perdure_operator.reconcile import DeletionPolicy
-from perdure_operator.status import Refusal, canonical, is_finished
+from perdure_operator.status import Refusal, canonical, has_succeeded, is_finished
 
 
 @dataclass(slots=True)
@@ -24,7 +25,8 @@ class Known:
     ``generation`` and ``deleting`` are of what was acted on last (0: nothing was yet), ``version`` is the newest
     resourceVersion seen (0 where the API server has others than numbers).
     ``recorded`` is the status on the object as far as seen, ``sent`` the one on its way, both as canonical JSON.
-    ``written_at`` is when this operator wrote last, by its own monotonic clock.
+    ``written_at`` is when this operator wrote last, by its own monotonic clock. ``ttl`` are the seconds that the object
+    outlives a run that succeeded, and another run; ``ended_at`` is when the run ended, in seconds since 1970.
     """
 
     uid: str
@@ -35,10 +37,19 @@ class Known:
     policy: DeletionPolicy = DeletionPolicy.CANCEL
     deleting: bool = False
     finished: bool = False
+    succeeded: bool = False
+    ended_at: float | None = None
+    ttl: tuple[int | None, int | None] = (None, None)
     recorded: bytes = b""
     sent: bytes = b""
     written_at: float | None = None
     refusal: Refusal | None = None
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the object is to be deleted, in seconds since 1970; None if it is to stay."""
+        ttl = self.ttl[0] if self.succeeded else self.ttl[1]
+        return None if ttl is None or self.ended_at is None or self.deleting else self.ended_at + ttl
 
     def status(self) -> dict[str, Any]:
         """Return the status on the object."""
@@ -48,6 +59,8 @@ class Known:
         """Take note of the status that is on the object."""
         self.recorded = canonical(status)
         self.finished = status is not None and is_finished(status)
+        self.succeeded = status is not None and has_succeeded(status)
+        self.ended_at = _seconds(status.get("completionTime")) if status is not None and self.finished else None
         self.version = max(version, self.version)
         if self.recorded == self.sent:
             self.sent = self.recorded  # one copy is enough
@@ -86,6 +99,8 @@ class Objects:
         if known is None:
             known = Known(metadata["uid"], metadata["namespace"], metadata["name"])
             self._known[known.uid] = known
+        if generation > known.generation or version > known.version:
+            known.policy, known.ttl = _policy(body), _ttl(body)
         foreign = False
         if version == 0 or version > known.version:
             status = body.get("status")
@@ -93,7 +108,6 @@ class Objects:
             expected = (known.recorded, known.sent)
             known.record(status, version)
             foreign = known.recorded not in expected
-            known.policy = _policy(body)
             if known.generation == 0 and known.finished and status and status.get("observedGeneration") == generation:
                 # Seen for the first time, and it ended long ago: the database need not be asked.
                 known.generation, foreign = generation, False
@@ -111,3 +125,17 @@ def _policy(body: Mapping[str, Any]) -> DeletionPolicy:
     spec = body.get("spec")
     wanted = spec.get("deletionPolicy") if isinstance(spec, Mapping) else None
     return DeletionPolicy.ABANDON if wanted == DeletionPolicy.ABANDON.value else DeletionPolicy.CANCEL
+
+
+def _ttl(body: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    spec = body.get("spec")
+    spec = spec if isinstance(spec, Mapping) else {}
+    after_success = spec.get("ttlSecondsAfterFinished")
+    return after_success, spec.get("ttlSecondsAfterFailure", after_success)
+
+
+def _seconds(text: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return None

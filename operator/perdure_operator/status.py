@@ -26,7 +26,7 @@ from perdure.model.events import (
     WorkflowExecutionTimedOut,
 )
 from perdure.model.runs import RunState, RunSummary
-from perdure.store.base import UNKNOWN_WORKFLOW
+from perdure.store.base import ABSENT_BUILD, UNKNOWN_WORKFLOW
 
 SIZE_LIMIT = 2_000
 """Most bytes of a status as JSON. It is a summary; the history is in the database."""
@@ -64,7 +64,7 @@ class Status:
     """
 
     generation: int
-    fields: Mapping[str, str]
+    fields: Mapping[str, Any]
     conditions: tuple[Condition, ...]
     passing: bool
 
@@ -80,14 +80,14 @@ def project(run: RunSummary | None, generation: int, refusal: Refusal | None = N
         ]
     else:
         fields = _fields(run)
-        conditions = _progress(run)
+        conditions = [*_progress(run), *_suspended(run)]
     stalled = _stalled(run, refusal)
     conditions = [_accepted(run, refusal), *conditions, *([stalled] if stalled else [])]
     return Status(
         generation=generation,
-        fields={name: text for name, text in fields.items() if text},
+        fields={name: value for name, value in fields.items() if value},
         conditions=tuple(conditions),
-        passing=refusal is None and (run is None or run.state < RunState.HELD),
+        passing=refusal is None and (run is None or (run.state < RunState.HELD and not run.suspended)),
     )
 
 
@@ -95,7 +95,10 @@ def render(status: Status, before: Mapping[str, Any], now: datetime) -> dict[str
     """Return the status as it goes on the object on which ``before`` is written."""
     known = {old.get("type"): old for old in before.get("conditions") or ()}
     conditions = []
-    for condition in status.conditions:
+    wanted = status.conditions
+    if "Suspended" in known and all(condition.type != "Suspended" for condition in wanted):
+        wanted = (*wanted, Condition("Suspended", "False", "Resumed"))
+    for condition in wanted:
         old = known.get(condition.type)
         if old is not None and old.get("status") == condition.status:
             since = str(old.get("lastTransitionTime"))
@@ -123,12 +126,21 @@ def canonical(status: Mapping[str, Any] | None) -> bytes:
 
 def is_finished(status: Mapping[str, Any]) -> bool:
     """Tell whether a status says that the run has ended."""
+    return _is_true(status, "Finished")
+
+
+def has_succeeded(status: Mapping[str, Any]) -> bool:
+    """Tell whether a status says that the run has ended as it should."""
+    return _is_true(status, "Succeeded")
+
+
+def _is_true(status: Mapping[str, Any], kind: str) -> bool:
     conditions = status.get("conditions") or ()
-    return any(each.get("type") == "Finished" and each.get("status") == "True" for each in conditions)
+    return any(each.get("type") == kind and each.get("status") == "True" for each in conditions)
 
 
-def _fields(run: RunSummary) -> dict[str, str]:
-    fields = {
+def _fields(run: RunSummary) -> dict[str, Any]:
+    fields: dict[str, Any] = {
         "phase": run.phase,
         "runId": str(run.run_id),
         "startTime": _time(run.started_at) if run.started_at else "",
@@ -141,11 +153,21 @@ def _fields(run: RunSummary) -> dict[str, str]:
         message = _ending(run.outcome, run)[2]
         fields["message"] = _cut(message or run.status_text, _MESSAGE)
     if isinstance(run.outcome, WorkflowExecutionCompleted):
-        fields["result"] = _cut(bytes(run.outcome.result).decode("utf-8", "replace"), _RESULT)
+        result = bytes(run.outcome.result)
+        fields["result"] = _cut(result.decode("utf-8", "replace"), _RESULT)
+        fields["resultRef"] = {"runId": str(run.run_id), "size": len(result)}
     return fields
 
 
+def _suspended(run: RunSummary) -> list[Condition]:
+    if not run.suspended or run.state.closed:
+        return []
+    return [Condition("Suspended", "True", "Suspended", "no worker goes on with the run until spec.suspend is false")]
+
+
 def _waiting_for(run: RunSummary) -> str:
+    if run.suspended and run.state < RunState.HELD:
+        return "spec.suspend to be false"
     match run.state:
         case RunState.READY:
             return "a worker"
@@ -195,8 +217,8 @@ def _accepted(run: RunSummary | None, refusal: Refusal | None) -> Condition:
         return Condition("Accepted", "False", refusal.reason, _cut(refusal.message, _REASON_TEXT))
     if run is None:
         return Condition("Accepted", "Unknown", "Pending")
-    if run.state is RunState.HELD and run.hold_reason == UNKNOWN_WORKFLOW:
-        return Condition("Accepted", "False", UNKNOWN_WORKFLOW, _cut(run.hold_message, _REASON_TEXT))
+    if run.state is RunState.HELD and run.hold_reason in {UNKNOWN_WORKFLOW, ABSENT_BUILD}:
+        return Condition("Accepted", "False", run.hold_reason, _cut(run.hold_message, _REASON_TEXT))
     return Condition("Accepted", "True", "Recorded", since=run.created_at)
 
 
@@ -252,4 +274,6 @@ def _fitted(rendered: dict[str, Any]) -> dict[str, Any]:
         excess = stored_size(rendered) - SIZE_LIMIT
         if excess > 0 and name in rendered:
             rendered[name] = _cut(rendered[name], max(40, _encoded_size(rendered[name]) - excess))
+    if not rendered.get("result", "").endswith(MARKER):
+        rendered.pop("resultRef", None)
     return rendered

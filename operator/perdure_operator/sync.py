@@ -13,11 +13,11 @@ no object stands for: their changes are acknowledged because nobody waits for th
 import asyncio
 import contextlib
 import logging
-import re
 from collections.abc import Iterable
 
 from perdure.client import FullStore, Hints
 from perdure.errors import PerdureError, StoreError
+from perdure.manifest import is_uid
 from perdure.model.runs import RunSummary
 
 from .cluster import Cluster, ClusterError
@@ -35,13 +35,6 @@ MOST = 20_000
 POLL = 1.0
 PACE = 0.05
 """Seconds between two looks at the changes: at most POLL when nobody hints, at least PACE when everybody does."""
-
-_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-def is_uid(key: str) -> bool:
-    """Tell whether the key of a run is the UID of an object."""
-    return _UID.fullmatch(key) is not None
 
 
 class Sync:

@@ -29,10 +29,12 @@ from tests.support.wire import Wire
 LEASE = "3"
 WORKFLOWS = "tests.operator.workflows"
 RULES = [
-    {"apiGroups": ["perdure.dev"], "resources": ["workflowinstances"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": ["perdure.dev"], "resources": ["workflowinstances"], "verbs": ["get", "list", "watch", "delete"]},
     {"apiGroups": ["perdure.dev"], "resources": ["workflowinstances/status"], "verbs": ["patch"]},
     {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+    {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]},
+    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
 ]
 
 

@@ -127,10 +127,11 @@ def test_cancel_in_the_spec_lets_the_run_clean_up(stage: Stage) -> None:
         worker.until_it_serves()
         stage.apply("unwanted", "approval")
         stage.until_phase("unwanted", "Running")
-        assert stage.instances.patch_spec({"cancel": True}, "unwanted").status == 200
+        assert stage.instances.patch_spec({"cancel": {"reason": "changed my mind"}}, "unwanted").status == 200
         status = stage.until_phase("unwanted", "Cancelled")
         assert status["observedGeneration"] == 2
-        assert condition(status, "Succeeded")["reason"] == "Cancelled"
+        succeeded = condition(status, "Succeeded")
+        assert (succeeded["reason"], succeeded["message"]) == ("Cancelled", "changed my mind")
         assert stage.cli.lines("journal") == ["cleaned up"]
 
 
@@ -139,7 +140,7 @@ def test_an_edit_after_the_end_is_observed_so_that_nobody_waits_for_ever(stage: 
         worker.until_it_serves()
         stage.apply("over", "greet", {"name": "Ada"})
         stage.until_phase("over", "Succeeded")
-        assert stage.instances.patch_spec({"cancel": True}, "over").status == 200
+        assert stage.instances.patch_spec({"cancel": {}}, "over").status == 200
         status = stage.until("over", lambda status: status["observedGeneration"] == 2)
         assert status["phase"] == "Succeeded"
         stage.instances.kubectl("wait", "--for=condition=Finished", "wfi/over", "--timeout=10s")
@@ -213,6 +214,11 @@ def test_a_huge_result_leaves_a_small_status(stage: Stage) -> None:
         assert status["result"].startswith('"<\\"é&<')
         assert status["result"].endswith("… (cut)")
         assert len(json.dumps(status, ensure_ascii=False).encode()) < 2_000
+        whole = stage.cli.out("result", "huge")
+        assert json.loads(whole) == '<"é&' * 200_000
+        size = len(json.dumps(json.loads(whole), ensure_ascii=False).encode())
+        assert status["resultRef"] == {"runId": status["runId"], "size": size}
+        stage.instances.kubectl("wait", "--for=condition=Finished", "wfi/huge", "--timeout=10s")
 
 
 def test_an_input_that_is_too_large_is_refused_with_a_reason(stage: Stage) -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from perdure.errors import ManifestError
-from perdure.manifest import INPUT_LIMIT, load, parse
+from perdure.manifest import INPUT_LIMIT, Cancellation, InputSource, KeyRef, load, parse
 
 MINIMAL = {
     "apiVersion": "perdure.dev/v1",
@@ -29,7 +29,8 @@ def test_a_minimal_document_has_defaults_for_everything_else() -> None:
     instance = parse(MINIMAL)
     assert (instance.name, instance.namespace, instance.uid, instance.generation) == ("order-1", "", "", 0)
     assert (instance.workflow, instance.task_queue, instance.input) == ("order", "default", {})
-    assert (instance.cancel, instance.deleting, instance.deletion_policy) == (False, False, "Cancel")
+    assert (instance.cancel, instance.suspend, instance.deleting) == (None, False, False)
+    assert (instance.deletion_policy, instance.input_from, instance.build_id) == ("Cancel", (), None)
     assert (instance.timeout_seconds, instance.priority) == (None, 0)
 
 
@@ -38,7 +39,12 @@ def test_every_field_of_the_spec_is_read() -> None:
         "workflow": "order",
         "taskQueue": "express",
         "input": {"items": ["tea"], "total": 42},
-        "cancel": True,
+        "inputFrom": [{"name": "key", "secretKeyRef": {"name": "payment", "key": "token"}}],
+        "buildId": "v7",
+        "suspend": True,
+        "cancel": {"mode": "Terminate", "reason": "enough"},
+        "ttlSecondsAfterFinished": 60,
+        "ttlSecondsAfterFailure": 600,
         "deletionPolicy": "Abandon",
         "timeoutSeconds": 60,
         "priority": 7,
@@ -46,7 +52,9 @@ def test_every_field_of_the_spec_is_read() -> None:
     instance = parse(changed(spec=spec))
     assert instance.task_queue == "express"
     assert instance.input == {"items": ["tea"], "total": 42}
-    assert (instance.cancel, instance.deletion_policy) == (True, "Abandon")
+    assert instance.input_from == (InputSource(name="key", secret_key_ref=KeyRef("payment", "token")),)
+    assert (instance.build_id, instance.suspend, instance.deletion_policy) == ("v7", True, "Abandon")
+    assert instance.cancel == Cancellation("Terminate", "enough")
     assert (instance.timeout_seconds, instance.priority) == (60, 7)
 
 

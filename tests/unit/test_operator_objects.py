@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from perdure.errors import RequestError
+from perdure.manifest import is_uid
 from perdure_operator.objects import Known, Objects
 from perdure_operator.reconcile import DeletionPolicy
 from perdure_operator.settings import Settings
 from perdure_operator.status import canonical
-from perdure_operator.sync import is_uid
 
 FINISHED = {"observedGeneration": 1, "conditions": [{"type": "Finished", "status": "True"}]}
 
