@@ -169,12 +169,18 @@ def _waiting_for(run: RunSummary) -> str:
     if run.suspended and run.state < RunState.HELD:
         return "spec.suspend to be false"
     match run.state:
+        case RunState.HELD if run.hold_reason in {UNKNOWN_WORKFLOW, ABSENT_BUILD}:
+            return _workers(run)
         case RunState.READY:
             return "a worker"
         case RunState.PARKED:
             return run.waiting_for
         case _:
             return ""
+
+
+def _workers(run: RunSummary) -> str:
+    return f"Workers of build {run.build}" if run.build else "Workers"
 
 
 def _progress(run: RunSummary) -> list[Condition]:

@@ -1,27 +1,12 @@
 """From `kubectl apply` to the end of a run, with everything real in between."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 import yaml
 
-from perdure.store.postgres.migrate import migrate
 from tests.operator.stage import Stage, condition
 from tests.support.cli import eventually
 from tests.support.instances import document
-from tests.support.kubernetes import ControlPlane
-
-
-@pytest.fixture
-def stage(control_plane: ControlPlane, kube_namespace: str, database: str, tmp_path: Path) -> Iterator[Stage]:
-    """An operator that leads; workers are the tests' own."""
-    migrate(database)
-    stage = Stage(control_plane, kube_namespace, database, tmp_path)
-    with stage.operator() as operator:
-        operator.until_it_leads()
-        yield stage
 
 
 def test_a_short_run_has_its_result_on_the_object_after_a_single_write(stage: Stage) -> None:
