@@ -98,7 +98,7 @@ class Comparison:
             if uid not in listing and await self._cluster.read(namespace, name, uid) is None:
                 self._controller.see_gone(uid, namespace, name)
         await self._look_at(listing)
-        await self._refresh(store)
+        await self.refresh(store)
 
     def _is_watched(self, namespace: str) -> bool:
         return self._namespaces is None or namespace in self._namespaces
@@ -119,7 +119,7 @@ class Comparison:
         known = self._objects.get(seen.uid)
         return known is None or (seen.version > known.version)
 
-    async def _refresh(self, store: FullStore) -> None:
+    async def refresh(self, store: FullStore) -> None:
         """Put the status of every open run once more; the writer leaves out those that are on their objects."""
         going_on = [known for known in self._objects if known.generation and not known.finished]
         for start in range(0, len(going_on), CHUNK):
@@ -128,7 +128,8 @@ class Comparison:
             for known in chunk:
                 run = runs.get(known.uid)
                 if run is not None:
-                    self._writer.put(known.uid, project(run, known.generation, known.refusal))
+                    served = self._database.is_served(run)
+                    self._writer.put(known.uid, project(run, known.generation, known.refusal, served=served))
                 elif known.refusal is None:
                     await self._start_over(known)
 

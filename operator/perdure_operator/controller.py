@@ -267,7 +267,7 @@ class Controller:
         known.deleting = bool(job.instance and job.instance.deleting)
         known.refusal = job.refusal
         if run is not None or job.refusal is not None:
-            self._writer.put(job.uid, project(run, known.generation, job.refusal))
+            self._writer.put(job.uid, project(run, known.generation, job.refusal, served=self._database.is_served(run)))
 
     def _refuse(self, batch: Sequence[Job], refusal: Refusal) -> None:
         """Tell those that have no status yet why nothing happens; others keep the one that they have."""

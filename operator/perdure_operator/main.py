@@ -26,6 +26,7 @@ from .health import Health, every, late
 from .leader import Election
 from .objects import Objects
 from .pods import VanishedWorkers
+from .queues import Queues
 from .settings import Settings
 from .sync import Sync
 from .writer import StatusWriter
@@ -108,6 +109,7 @@ class Term:
         self._sync = Sync(cluster, database, objects, self._controller, self.writer, settings)
         self._comparison = Comparison(cluster, database, objects, self._controller, self.writer, settings)
         self._expiry = Expiry(cluster, database, objects, self._controller, election, settings)
+        self._queues = Queues(database, self._comparison.refresh)
         self._workers = VanishedWorkers(database)
         self.watch: Watch | None = None
 
@@ -129,6 +131,7 @@ class Term:
             group.create_task(self._sync.run(), name="status changes")
             group.create_task(self._comparison.run(), name="comparison")
             group.create_task(self._expiry.run(), name="expiry")
+            group.create_task(self._queues.run(), name="queues")
 
     async def _hold(self) -> None:
         await self._election.hold()

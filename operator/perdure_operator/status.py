@@ -69,8 +69,11 @@ class Status:
     passing: bool
 
 
-def project(run: RunSummary | None, generation: int, refusal: Refusal | None = None) -> Status:
-    """Return the status of an object whose run stands like this; None when it has none yet."""
+def project(run: RunSummary | None, generation: int, refusal: Refusal | None = None, *, served: bool = True) -> Status:
+    """Return the status of an object whose run stands like this; None when it has none yet.
+
+    ``served``: a worker is there that serves the queue of the run, with the right build.
+    """
     if run is None:
         phase = "Stalled" if refusal is not None and refusal.stalled else "Pending"
         fields = {"phase": phase, "message": _cut(refusal.message, _MESSAGE) if refusal else ""}
@@ -79,7 +82,7 @@ def project(run: RunSummary | None, generation: int, refusal: Refusal | None = N
             Condition("Finished", "False", phase),
         ]
     else:
-        fields = _fields(run)
+        fields = _fields(run, served=served)
         conditions = [*_progress(run), *_suspended(run)]
     stalled = _stalled(run, refusal)
     conditions = [_accepted(run, refusal), *conditions, *([stalled] if stalled else [])]
@@ -139,14 +142,14 @@ def _is_true(status: Mapping[str, Any], kind: str) -> bool:
     return any(each.get("type") == kind and each.get("status") == "True" for each in conditions)
 
 
-def _fields(run: RunSummary) -> dict[str, Any]:
+def _fields(run: RunSummary, *, served: bool) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "phase": run.phase,
         "runId": str(run.run_id),
         "startTime": _time(run.started_at) if run.started_at else "",
         "completionTime": _time(run.closed_at) if run.closed_at else "",
         "progress": _cut(run.progress, _WORD),
-        "waitingFor": _cut(_waiting_for(run), _WORD),
+        "waitingFor": _cut(_waiting_for(run, served=served), _WORD),
         "message": _cut(run.hold_message or run.status_text, _MESSAGE),
     }
     if run.outcome is not None:
@@ -165,11 +168,13 @@ def _suspended(run: RunSummary) -> list[Condition]:
     return [Condition("Suspended", "True", "Suspended", "no worker goes on with the run until spec.suspend is false")]
 
 
-def _waiting_for(run: RunSummary) -> str:
+def _waiting_for(run: RunSummary, *, served: bool) -> str:
     if run.suspended and run.state < RunState.HELD:
         return "spec.suspend to be false"
     match run.state:
         case RunState.HELD if run.hold_reason in {UNKNOWN_WORKFLOW, ABSENT_BUILD}:
+            return _workers(run)
+        case RunState.READY | RunState.OWNED if not served:
             return _workers(run)
         case RunState.READY:
             return "a worker"

@@ -40,7 +40,7 @@ from perdure.model.runs import (
     Visible,
     WorkerId,
 )
-from perdure.store.base import UNKNOWN_WORKFLOW, RunFilter
+from perdure.store.base import UNKNOWN_WORKFLOW, Poller, RunFilter
 from perdure.store.memory_rows import RunRow
 from perdure.store.postgres import migrate
 from tests.conformance.model_view import Actor
@@ -111,6 +111,11 @@ async def changes(store: FullStore, _: int) -> tuple[list[int], list[RunSummary]
     """Return the status changes; those that one flush makes have no order among themselves."""
     found = await store.status_changes(100)
     return [change.number for change in found], sorted((change.run for change in found), key=lambda run: run.run_id)
+
+
+async def pollers(store: FullStore, _: int) -> list[Poller]:
+    """Return which queues are served, in an order."""
+    return sorted(await store.pollers(), key=lambda poller: (poller.namespace, poller.queue, poller.build))
 
 
 class Verbs(RuleBasedStateMachine):
@@ -317,6 +322,7 @@ class Verbs(RuleBasedStateMachine):
     def read_everything(self) -> None:
         self.same(lambda store, _: store.open_keys())
         self.same(lambda store, _: store.workers(NAMESPACE))
+        self.same(pollers)
         self.same(changes)
         for run_id in self.turns:
             self.same(lambda store, _, run_id=run_id: store.history(run_id))  # type: ignore[misc]  # bound now

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from perdure.model.runs import Hint, Hold, Park, RunId, RunState, Visible
-from perdure.store.base import RunFilter
-from tests.support.stores import NAMESPACE, Stage, behaviour, close, completed_activity, signal, turn
+from perdure.store.base import Poller, RunFilter
+from tests.support.stores import NAMESPACE, Stage, behaviour, close, completed_activity, signal, turn, worker_info
 
 
 @behaviour
@@ -182,3 +182,18 @@ async def test_those_who_listen_hear_of_work_mail_and_ends(stage: Stage) -> None
     finally:
         listener.cancel()
         await asyncio.gather(listener, return_exceptions=True)
+
+
+@behaviour
+async def test_a_queue_is_served_as_long_as_a_worker_of_it_is_alive(stage: Stage) -> None:
+    assert await stage.store.pollers() == frozenset()
+    lease = await stage.worker(queues=("default", "gpu"))
+    await stage.worker("two", build="build-2", lease=600.0)
+    await stage.store.register(worker_info("three", namespace="elsewhere", lease=600.0))
+    default, gpu = Poller(NAMESPACE, "default", "build-1"), Poller(NAMESPACE, "gpu", "build-1")
+    others = {Poller(NAMESPACE, "default", "build-2"), Poller("elsewhere", "default", "build-1")}
+    assert await stage.store.pollers() == {default, gpu} | others
+    await stage.pass_time(120.0)
+    assert await stage.store.pollers() == others
+    await stage.store.resign(lease)
+    assert await stage.store.pollers() == others

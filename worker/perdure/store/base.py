@@ -250,6 +250,15 @@ class StatusChange:
     run: RunSummary
 
 
+@dataclass(frozen=True, slots=True)
+class Poller:
+    """Some worker whose lease is in force serves this queue with this build."""
+
+    namespace: str
+    queue: str
+    build: str
+
+
 class ReadStore(Protocol):
     """Everything that looks at runs."""
 
@@ -273,6 +282,9 @@ class ReadStore(Protocol):
 
     async def workers(self, namespace: str) -> list[tuple[WorkerId, str, str]]:
         """Return id, name and build of the workers whose lease is in force."""
+
+    async def pollers(self) -> frozenset[Poller]:
+        """Return which queues are served with which builds, in all namespaces."""
 
     async def status_changes(self, limit: int) -> list[StatusChange]:
         """Return changes of runs with a key, oldest first, of all namespaces."""

@@ -14,7 +14,7 @@ from perdure.model import codec
 from perdure.model.events import Failure, Incoming, Microseconds, Turn
 from perdure.model.runs import HistoryEvent, RunId, RunState, RunSummary, WorkerId, WorkerInfo
 from perdure.store import records
-from perdure.store.base import RunFilter, StatusChange
+from perdure.store.base import Poller, RunFilter, StatusChange
 
 
 @dataclass
@@ -179,6 +179,17 @@ class MemoryReads:
                 for worker in self.workers_by_id.values()
                 if worker.info.namespace == namespace and worker.expires_at > now
             ]
+
+    async def pollers(self) -> frozenset[Poller]:
+        """Return which queues are served with which builds."""
+        with self.lock:
+            now = self.clock()
+            return frozenset(
+                Poller(worker.info.namespace, queue, worker.info.build)
+                for worker in self.workers_by_id.values()
+                if worker.expires_at > now
+                for queue in worker.info.queues
+            )
 
     async def status_changes(self, limit: int) -> list[StatusChange]:
         """Return changes of runs with a key, oldest first."""

@@ -141,6 +141,11 @@ SELECT id, name, build FROM perdure.worker
 WHERE namespace = :namespace::text AND expires_at > clock_timestamp()
 ORDER BY id;
 
+-- name: pollers
+SELECT DISTINCT w.namespace, q.queue, w.build
+FROM perdure.worker w CROSS JOIN unnest(w.queues) AS q (queue)
+WHERE w.expires_at > clock_timestamp();
+
 -- name: hold_unknown
 -- Only runs that stay ready although this worker looked for work are read, and no more than a thousand of a queue.
 WITH me AS MATERIALIZED (
