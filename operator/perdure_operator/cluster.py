@@ -130,6 +130,11 @@ class Cluster:
             return Written(body.get("status") or {}, version_of(body["metadata"]))
         return Gone() if code == 404 else Mismatch()
 
+    async def post_event(self, namespace: str, body: Mapping[str, Any]) -> None:
+        """Create an event; in a namespace that is on its way out there is nobody to tell."""
+        path = f"/apis/events.k8s.io/v1/namespaces/{quote(namespace)}/events"
+        await self._request("POST", path, body, accepted=(201, 404))
+
     async def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
         """Return the data of a ConfigMap, None if there is none."""
         path = f"/api/v1/namespaces/{quote(namespace)}/configmaps/{quote(name)}"

@@ -20,6 +20,7 @@ from .cluster import Cluster
 from .comparison import Comparison
 from .controller import Controller
 from .database import Database
+from .events import Events, News
 from .expiry import Expiry
 from .handlers import Watch, WatchEndedError
 from .health import Health, every, late
@@ -100,7 +101,7 @@ class Term:
     """Everything that acts while this process leads."""
 
     def __init__(self, settings: Settings, cluster: Cluster, database: Database, election: Election) -> None:
-        objects = Objects()
+        objects = self._objects = Objects()
         self._settings = settings
         self._cluster = cluster
         self._election = election
@@ -110,7 +111,9 @@ class Term:
         self._comparison = Comparison(cluster, database, objects, self._controller, self.writer, settings)
         self._expiry = Expiry(cluster, database, objects, self._controller, election, settings)
         self._queues = Queues(database, self._comparison.refresh)
-        self._workers = VanishedWorkers(database)
+        self._workers = VanishedWorkers(database, self._worker_vanished)
+        self._events = Events(cluster, settings)
+        self.writer.on_written = self._events.status_written
         self.watch: Watch | None = None
 
     async def run(self) -> None:
@@ -132,10 +135,17 @@ class Term:
             group.create_task(self._comparison.run(), name="comparison")
             group.create_task(self._expiry.run(), name="expiry")
             group.create_task(self._queues.run(), name="queues")
+            group.create_task(self._events.run(), name="events")
 
     async def _hold(self) -> None:
         await self._election.hold()
         raise TermOverError
+
+    def _worker_vanished(self, uid: str, worker: str) -> None:
+        known = self._objects.get(uid)
+        if known is not None:
+            note = f"the pod of worker {worker} is gone; another worker goes on with the run where it stopped"
+            self._events.report(known, News("WorkerVanished", note))
 
     def instance(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """Take a WorkflowInstance that the watch has seen."""

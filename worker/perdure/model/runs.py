@@ -130,6 +130,13 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     namespace: str
 
 
+class Expired(msgspec.Struct, frozen=True, gc=False):
+    """The answer to an expulsion: how many workers there were, and the keys of the runs that others may take now."""
+
+    workers: int
+    keys: tuple[str, ...]
+
+
 class Renewal(msgspec.Struct, frozen=True, gc=False):
     """The answer to a heartbeat: the database's clock, and whether other workers' leases were found expired."""
 

@@ -27,6 +27,7 @@ from perdure.model.runs import (
     ClaimedTask,
     Commit,
     Committed,
+    Expired,
     Hint,
     HistoryEvent,
     InboxItem,
@@ -155,8 +156,8 @@ class Store(Protocol):
     async def resign(self, lease: Lease) -> None:
         """Give back every owned run and task at once and forget the worker. Doing it twice is fine."""
 
-    async def expire(self, namespace: str, worker_name: str) -> int:
-        """Take the leases of the workers of this name away at once; return how many there were.
+    async def expire(self, namespace: str, worker_name: str) -> Expired:
+        """Take the leases of the workers of this name away at once.
 
         Their runs and tasks are ready again, and those of other workers that have vanished, as after `recover`.
         """

@@ -12,6 +12,7 @@ from perdure.errors import LeaseLostError
 from perdure.model.events import Microseconds
 from perdure.model.runs import (
     ClaimedTask,
+    Expired,
     Hint,
     Lease,
     Renewal,
@@ -83,7 +84,7 @@ class MemoryWorkers(MemoryReads):
                 self._dismiss({lease.worker})
                 self._free_orphans(lease.namespace, {lease.worker})
 
-    async def expire(self, namespace: str, worker_name: str) -> int:
+    async def expire(self, namespace: str, worker_name: str) -> Expired:
         """Take the leases of the workers of this name away, and give back what they had."""
         with self.lock:
             gone = {
@@ -92,11 +93,11 @@ class MemoryWorkers(MemoryReads):
                 if worker.info.namespace == namespace and worker.info.name == worker_name
             }
             self._dismiss(gone)
-            if gone:
-                vanished = self._vanished_owners()
-                self._count_takeovers(namespace, vanished)
-                self._free_orphans(namespace, vanished)
-            return len(gone)
+            vanished = self._vanished_owners() if gone else set()
+            orphans = [run for run in self.runs.values() if run.namespace == namespace and run.owner in vanished]
+            self._count_takeovers(namespace, vanished)
+            self._free_orphans(namespace, vanished)
+            return Expired(len(gone), tuple(run.key for run in orphans if run.key is not None))
 
     async def recover(self, lease: Lease) -> int:
         """Make ready what vanished workers had, and held runs that this worker's code may free."""

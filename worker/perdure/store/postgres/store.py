@@ -17,6 +17,7 @@ from perdure.model.runs import (
     ClaimedTask,
     Commit,
     Committed,
+    Expired,
     Hint,
     Hold,
     InboxItem,
@@ -138,11 +139,11 @@ class PostgresStore(PostgresReads):
         """Give back every owned run and task and forget the worker."""
         self.hint(await leasing.resign(self._misc, lease))
 
-    async def expire(self, namespace: str, worker_name: str) -> int:
+    async def expire(self, namespace: str, worker_name: str) -> Expired:
         """Take the leases of the workers of this name away, and give back what they had."""
-        count, hint = await leasing.expire(self._misc, namespace, worker_name)
+        expired, hint = await leasing.expire(self._misc, namespace, worker_name)
         self.hint(hint)
-        return count
+        return expired
 
     async def recover(self, lease: Lease) -> int:
         """Make ready what vanished workers had, and held runs that this worker's code may free."""

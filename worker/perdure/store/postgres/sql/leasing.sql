@@ -121,7 +121,7 @@ WITH me AS MATERIALIZED (
         ) u LEFT JOIN me ON true
     ) f
     WHERE r.id = f.id
-    RETURNING r.id, r.queue, r.key IS NOT NULL AND (f.visible OR f.held) AS changed, f.held
+    RETURNING r.id, r.queue, r.key, r.key IS NOT NULL AND (f.visible OR f.held) AS changed, f.held
 ), tasks AS (
     UPDATE perdure.task t SET owner = NULL FROM gone
     WHERE t.owner = gone.owner AND t.namespace = :namespace::text
@@ -134,7 +134,8 @@ SELECT EXISTS (SELECT FROM me),
        (SELECT array_agg(DISTINCT queue) FROM (
            SELECT queue FROM freed WHERE NOT held UNION ALL SELECT queue FROM tasks
        ) q),
-       EXISTS (SELECT FROM changed);
+       EXISTS (SELECT FROM changed),
+       (SELECT array_agg(key ORDER BY id) FROM freed WHERE :unleased::boolean AND key IS NOT NULL);
 
 -- name: workers
 SELECT id, name, build FROM perdure.worker
