@@ -145,13 +145,12 @@ class StatusWriter:
             return True
         status = self._rendered(known, letter)
         known.sent = canonical(status)
-        version = known.version
+        version, before = known.version, known.status()
         answer = await self._cluster.write_status(
             known.namespace, known.name, known.uid, version=version, status=status
         )
         match answer:
             case Written(status=recorded, version=newer):
-                before = known.status()
                 known.record(recorded, newer)
                 known.written_at = time.monotonic()
                 self.on_written(known, before, recorded)
