@@ -314,7 +314,7 @@ def _job(body: Mapping[str, Any]) -> Job:
     metadata = body["metadata"]
     job = Job(metadata["uid"], metadata["namespace"], metadata["name"], metadata.get("generation", 0))
     try:
-        job.instance = parse(body)
+        job.instance = parse(body, strict=False)
     except ManifestError as error:
         job.invalid = str(error)
     return job

@@ -206,16 +206,6 @@ def test_a_huge_result_leaves_a_small_status(stage: Stage) -> None:
         stage.instances.kubectl("wait", "--for=condition=Finished", "wfi/huge", "--timeout=10s")
 
 
-def test_an_input_that_is_too_large_is_refused_with_a_reason(stage: Stage) -> None:
-    stage.apply("fat", "greet", {"name": "x" * 300_000})
-    status = stage.until_phase("fat", "Stalled")
-    for kind, truth in (("Accepted", "False"), ("Stalled", "True")):
-        assert condition(status, kind)["status"] == truth
-        assert condition(status, kind)["reason"] == "InvalidSpec"
-        assert "spec.input" in condition(status, kind)["message"]
-    assert stage.runs() == []
-
-
 def test_a_timeout_and_a_termination_have_reasons_of_their_own(stage: Stage) -> None:
     with stage.worker() as worker:
         worker.until_it_serves()

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from perdure.errors import ManifestError
+from perdure.errors import InputMissingError, ManifestError
 from perdure.manifest import INPUT_LIMIT, Cancellation, InputSource, KeyRef, load, parse
 
 MINIMAL = {
@@ -149,3 +149,55 @@ def test_the_document_that_is_wrong_is_numbered() -> None:
     text = msgspec.yaml.encode(MINIMAL).decode() + "---\n" + msgspec.yaml.encode(changed(kind="Pod")).decode()
     with pytest.raises(ManifestError, match=r"orders\.yaml, document 2: kind: expected WorkflowInstance"):
         load(text, "orders.yaml")
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ({"wrokflow": "x"}, "spec: object contains unknown field wrokflow"),
+        ({"cancel": {"why": "x"}}, "spec.cancel: object contains unknown field why"),
+        ({"inputFrom": [{"name": "a", "secretRef": {}}]}, "spec.inputFrom: object contains unknown field secretRef"),
+        (
+            {"inputFrom": [{"name": "a", "secretKeyRef": {"name": "b", "key": "c", "namespace": "d"}}]},
+            "spec.inputFrom.secretKeyRef: object contains unknown field namespace",
+        ),
+    ],
+)
+def test_an_unknown_field_is_named_in_a_document_and_left_aside_in_an_object(spec: dict[str, Any], path: str) -> None:
+    with pytest.raises(ManifestError, match=path):
+        parse(changed(spec=spec))
+    if "secretRef" not in str(spec):
+        assert parse(changed(spec=spec), strict=False).workflow == "order"
+
+
+REFERENCE = {"name": "texts", "key": "k"}
+
+
+@pytest.mark.parametrize("source", [{}, {"secretKeyRef": REFERENCE, "configMapKeyRef": REFERENCE}])
+def test_each_argument_has_one_source(source: dict[str, Any]) -> None:
+    with pytest.raises(ManifestError, match="give either configMapKeyRef or secretKeyRef"):
+        parse(changed(spec={"inputFrom": [{"name": "a", **source}]}))
+
+
+def test_arguments_come_from_config_maps_as_text_or_as_json_and_from_secrets_by_name() -> None:
+    sources = [
+        {"name": "text", "configMapKeyRef": REFERENCE},
+        {"name": "value", "configMapKeyRef": REFERENCE, "format": "JSON"},
+        {"name": "token", "secretKeyRef": {"name": "payment", "key": "token"}},
+    ]
+    instance = parse(changed(spec={"input": {"total": 42}, "inputFrom": sources}))
+    assert instance.config_maps == {"texts"}
+    assert msgspec.json.decode(instance.new_run("shop", {"texts": {"k": "[1]"}}).input) == {
+        "total": 42,
+        "text": "[1]",
+        "value": [1],
+        "token": {"name": "payment", "key": "token"},
+    }
+    wrong: list[tuple[dict[str, dict[str, str]], str]] = [
+        ({}, "no ConfigMap texts"),
+        ({"texts": {}}, "no key k"),
+        ({"texts": {"k": "["}}, "not JSON"),
+    ]
+    for there, complaint in wrong:
+        with pytest.raises(InputMissingError, match=complaint):
+            instance.new_run("shop", there)

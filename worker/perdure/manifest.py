@@ -28,14 +28,14 @@ _UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
 
 
-class KeyRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class KeyRef(msgspec.Struct, frozen=True):
     """A key of a ConfigMap or a Secret of the namespace of the instance."""
 
     name: _Name
     key: _Name
 
 
-class InputSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+class InputSource(msgspec.Struct, frozen=True, rename="camel"):
     """One argument of ``spec.inputFrom``; exactly one of the two references is there."""
 
     name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -44,14 +44,14 @@ class InputSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     secret_key_ref: KeyRef | None = None
 
 
-class Cancellation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Cancellation(msgspec.Struct, frozen=True):
     """``spec.cancel``: how the run is ended, and why."""
 
     mode: Literal["Cancel", "Terminate"] = "Cancel"
     reason: Annotated[str, msgspec.Meta(max_length=1024)] = ""
 
 
-class _Spec(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
+class _Spec(msgspec.Struct, rename="camel"):
     workflow: _Name
     task_queue: _Name = "default"
     input: dict[str, Any] = {}  # msgspec copies it
@@ -138,8 +138,12 @@ def is_uid(key: str | None) -> bool:
     return key is not None and _UID.fullmatch(key) is not None
 
 
-def parse(document: Any) -> WorkflowInstance:
-    """Return the instance in one document; raise `ManifestError` naming the field that is wrong."""
+def parse(document: Any, *, strict: bool = True) -> WorkflowInstance:
+    """Return the instance in one document; raise `ManifestError` naming the field that is wrong.
+
+    A field that nobody knows is wrong too when ``strict``. An API server has refused those already, and what is there
+    all the same is of a later release, with a default perhaps on every object: it must not disturb this one.
+    """
     if not isinstance(document, Mapping):
         message = f"a {KIND} is a YAML mapping, not {type(document).__name__}"
         raise ManifestError(message)
@@ -149,6 +153,8 @@ def parse(document: Any) -> WorkflowInstance:
             raise ManifestError(message)
     try:
         read = msgspec.convert(document, _Document)
+        if strict:
+            _refuse_unknown(document["spec"], _Spec, "spec")
     except msgspec.ValidationError as error:
         message = _readable(str(error))
         raise ManifestError(message) from None
@@ -178,6 +184,26 @@ def parse(document: Any) -> WorkflowInstance:
         timeout_seconds=spec.timeout_seconds,
         priority=spec.priority,
     )
+
+
+def _refuse_unknown(value: Mapping[str, Any], kind: type[msgspec.Struct], path: str) -> None:
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for name, part in value.items():
+        if name not in fields:
+            message = f"{path}: object contains unknown field {name}"
+            raise ManifestError(message)
+        inner = _PARTS.get((kind, name))
+        for one in part if isinstance(part, list) else [part]:
+            if inner is not None and isinstance(one, Mapping):
+                _refuse_unknown(one, inner, f"{path}.{name}")
+
+
+_PARTS: dict[tuple[type[msgspec.Struct], str], type[msgspec.Struct]] = {
+    (_Spec, "cancel"): Cancellation,
+    (_Spec, "inputFrom"): InputSource,
+    (InputSource, "configMapKeyRef"): KeyRef,
+    (InputSource, "secretKeyRef"): KeyRef,
+}
 
 
 def _check_sources(spec: _Spec) -> None:
