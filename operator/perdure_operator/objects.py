@@ -22,8 +22,9 @@ from perdure_operator.status import Refusal, canonical, has_succeeded, is_finish
 class Known:
     """One object.
 
-    ``generation`` and ``deleting`` are of what was acted on last (0: nothing was yet), ``version`` is the newest
-    resourceVersion seen (0 where the API server has others than numbers).
+    ``generation`` and ``deleting`` are of what was acted on last (0: nothing was yet), ``newest`` is the newest
+    generation seen, which ``policy`` and ``ttl`` are of. ``version`` is the newest resourceVersion seen (0 where the
+    API server has others than numbers).
     ``recorded`` is the status on the object as far as seen, ``sent`` the one on its way, both as canonical JSON.
     ``written_at`` is when this operator wrote last, by its own monotonic clock. ``ttl`` are the seconds that the object
     outlives a run that succeeded, and another run; ``ended_at`` is when the run ended, in seconds since 1970.
@@ -33,6 +34,7 @@ class Known:
     namespace: str
     name: str
     generation: int = 0
+    newest: int = 0
     version: int = 0
     policy: DeletionPolicy = DeletionPolicy.CANCEL
     deleting: bool = False
@@ -99,8 +101,8 @@ class Objects:
         if known is None:
             known = Known(metadata["uid"], metadata["namespace"], metadata["name"])
             self._known[known.uid] = known
-        if generation > known.generation or version > known.version:
-            known.policy, known.ttl = _policy(body), _ttl(body)
+        if generation >= known.newest:
+            known.newest, known.policy, known.ttl = generation, _policy(body), _ttl(body)
         foreign = False
         if version == 0 or version > known.version:
             status = body.get("status")

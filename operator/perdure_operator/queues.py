@@ -35,7 +35,6 @@ class Queues:
                 if before is not None and before != now:
                     await self._refresh(store)
             except PerdureError as error:
-                self._database.pollers = None
                 if isinstance(error, StoreError):
                     self._database.failed(error)
                 logger.warning("which queues are served is not known for now: %s", error)

@@ -52,6 +52,16 @@ def test_a_sleeping_run_is_suspended_and_keeps_what_it_is_told(cli: Cli) -> None
     assert json.loads(cli.out("result", "talk-1", "--timeout", "30")) == "Ada said yes"
 
 
+def test_a_run_for_one_build_is_left_to_that_build(cli: Cli) -> None:
+    cli.out("start", "greet", "--id", "greet-1", "--build-id", "v2")
+    with cli.worker("--build-id", "v1") as other:
+        other.until_it_serves()
+        assert "no worker of build v2" in cli.until("greet-1", lambda run: run["phase"] == "Stalled")["holdMessage"]
+        assert "perdure worker MODULE --queue default --build-id v2" in cli.out("describe", "greet-1")
+        with cli.worker("--build-id", "v2"):
+            cli.until("greet-1", lambda run: run["phase"] == "Succeeded")
+
+
 def test_what_cannot_be_suspended_says_why(cli: Cli) -> None:
     cli.out("start", "greet", "--id", "greet-1")
     cli.out("cancel", "greet-1")

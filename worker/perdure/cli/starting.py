@@ -47,6 +47,10 @@ class StartOptions:
     queue: Annotated[str, typer.Option("--queue", "-q", help="The task queue whose workers run it.")] = "default"
     timeout: Annotated[float | None, seconds_option("Close the run when it takes longer.")] = None
     priority: Annotated[int, typer.Option(help="Runs of a higher priority are claimed first.", min=0, max=1000)] = 0
+    build: Annotated[
+        str | None,
+        typer.Option("--build-id", help="Let only workers of this build run it.", metavar="ID", show_default=False),
+    ] = None
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the result and print it, as `result` does.")] = False
 
 
@@ -75,6 +79,7 @@ async def _start(workflow: str, options: StartOptions, target: Target, payload: 
             seed=os.urandom(8).hex(),
             timeout=options.timeout,
             priority=options.priority,
+            build=options.build,
         )
         before = await client.store.describe(client.namespace, new.id) if options.instance else None
         run_id = await client.start_new(new)
