@@ -139,6 +139,24 @@ class Cluster:
             return Written(body.get("status") or {}, version_of(body["metadata"]))
         return Gone() if code == 404 else Mismatch()
 
+    async def post_event(self, namespace: str, body: Mapping[str, Any]) -> None:
+        """Create an event; in a namespace that is on its way out there is nobody to tell."""
+        path = f"/apis/events.k8s.io/v1/namespaces/{quote(namespace)}/events"
+        await self._request("POST", path, body, accepted=(201, 404))
+
+    async def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
+        """Return the data of a ConfigMap, None if there is none."""
+        path = f"/api/v1/namespaces/{quote(namespace)}/configmaps/{quote(name)}"
+        code, body, _ = await self._request("GET", path, accepted=(200, 404))
+        return (body.get("data") or {}) if code == 200 else None
+
+    async def delete(self, namespace: str, name: str, uid: str, version: int) -> bool:
+        """Delete the object of this UID if it has not changed since ``version``; tell whether that was so."""
+        conditions = {"uid": uid, **({"resourceVersion": str(version)} if version else {})}
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": conditions}
+        code, _, _ = await self._request("DELETE", _path(namespace, name), body, accepted=(200, 202, 404, 409))
+        return code in (200, 202)
+
     async def may_watch_pods(self, namespaces: Sequence[str] | None) -> bool:
         """Tell whether pods may be listed wherever objects are watched."""
         for namespace in namespaces or (None,):

@@ -111,7 +111,7 @@ class Comparison:
             if uid not in listing and await self._cluster.read(namespace, name, uid) is None:
                 self._controller.see_gone(uid, namespace, name)
         await self._look_at(listing)
-        await self._refresh(store)
+        await self.refresh(store)
         self.compared_at = time.time()
 
     async def _close_finished(self, store: FullStore, finished: Sequence[Known]) -> None:
@@ -163,7 +163,7 @@ class Comparison:
         known = self._objects.get(seen.uid)
         return known is None or (seen.version > known.version)
 
-    async def _refresh(self, store: FullStore) -> None:
+    async def refresh(self, store: FullStore) -> None:
         """Put the status of every open run once more; the writer leaves out those that are on their objects."""
         going_on = [known for known in self._objects if known.generation and not known.finished]
         for start in range(0, len(going_on), CHUNK):
@@ -174,7 +174,8 @@ class Comparison:
                 if run is not None and known.refusal is not None and known.refusal.reason in REASONS:
                     await self._start_over(known)
                 elif run is not None:
-                    self._writer.put(known.uid, project(run, known.generation, known.refusal))
+                    served = self._database.is_served(run)
+                    self._writer.put(known.uid, project(run, known.generation, known.refusal, served=served))
                 elif known.refusal is None:
                     await self._start_over(known)
 

@@ -10,18 +10,19 @@ run of a name, so a name must not change hands in between.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from perdure.client import FullStore
-from perdure.errors import ManifestError, PayloadError, SchemaVersionError, StoreError
+from perdure.errors import InputMissingError, ManifestError, PayloadError, SchemaVersionError, StoreError
 from perdure.manifest import WorkflowInstance, parse
 from perdure.model.events import WorkflowExecutionCancelRequested, WorkflowExecutionStarted
 from perdure.model.runs import RunSummary, Started
 
 from .abandoned import Abandoned
+from .cluster import ClusterError
 from .database import Database
 from .objects import Objects, said
 from .reconcile import (
@@ -29,6 +30,8 @@ from .reconcile import (
     Cancel,
     DeletionPolicy,
     Start,
+    Suspend,
+    Terminate,
     decide,
     decide_gone,
     may_be_untouched,
@@ -43,6 +46,8 @@ BATCH = 100
 UNTOUCHED_AFTER = 2.0
 """Seconds that a worker has to take up a cancellation before a run without any history of its own is closed."""
 NAME_RETRY = 5.0
+INPUT_RETRY = 2.0
+LONGEST_INPUT_RETRY = 60.0
 LONGEST_PAUSE = 10.0
 
 
@@ -59,6 +64,7 @@ class Job:
     restored: str = ""
     policy: DeletionPolicy = DeletionPolicy.CANCEL
     refusal: Refusal | None = None
+    tries: int = 0
     actions: tuple[Action, ...] = field(default=())
 
     @property
@@ -70,8 +76,16 @@ class Job:
 class Controller:
     """Acts on objects that are new, changed or gone."""
 
-    def __init__(self, database: Database, objects: Objects, writer: StatusWriter, abandoned: Abandoned) -> None:
+    def __init__(
+        self,
+        database: Database,
+        objects: Objects,
+        writer: StatusWriter,
+        abandoned: Abandoned,
+        config_map: Callable[[str, str], Awaitable[Mapping[str, str] | None]],
+    ) -> None:
         self._database = database
+        self._config_map = config_map
         self.abandoned = abandoned
         self._objects = objects
         self._writer = writer
@@ -185,8 +199,9 @@ class Controller:
             await self._end(store, job, runs.get(job.uid))
         started = [job for job in batch if Start() in job.actions]
         await asyncio.gather(*(self._start(store, job) for job in started))
-        if started:
-            runs.update({run.key: run for run in await store.by_key([job.uid for job in started])})
+        acted = [job.uid for job in batch if job.actions]
+        if acted:
+            runs.update({run.key: run for run in await store.by_key(acted)})
         self._database.answered()
         for job in batch:
             run = runs.get(job.uid)
@@ -207,10 +222,16 @@ class Controller:
     async def _start(self, store: FullStore, job: Job) -> None:
         assert job.instance is not None
         try:
-            new = job.instance.new_run(job.namespace)
-            started = await store.start(new)
+            found = {name: await self._config_map(job.namespace, name) for name in sorted(job.instance.config_maps)}
+            there = {name: data for name, data in found.items() if data is not None}
+            started = await store.start(job.instance.new_run(job.namespace, there))
         except PayloadError as error:
             job.refusal = Refusal("InvalidSpec", str(error), stalled=True)
+            return
+        except (InputMissingError, ClusterError) as error:
+            job.refusal = Refusal("InputMissing", str(error))
+            self._later(min(LONGEST_INPUT_RETRY, INPUT_RETRY * 2**job.tries), lambda: self._retry(job))
+            job.tries += 1
             return
         if started.created:
             logger.info("%s/%s started as run %d", job.namespace, job.name, started.run_id, extra=_about(job, started))
@@ -219,6 +240,14 @@ class Controller:
         """Cancel or close the run, if that is among the actions."""
         for action in job.actions:
             if run is None or isinstance(action, Start):
+                continue
+            if isinstance(action, Suspend):
+                await store.suspend(run.namespace, run.id, suspended=action.suspended)
+                logger.info("%s/%s is %s", run.namespace, run.id, "suspended" if action.suspended else "resumed")
+                continue
+            if isinstance(action, Terminate):
+                await store.terminate(run.namespace, run.id, action.reason)
+                logger.info("%s/%s is terminated: %s", run.namespace, run.id, action.reason)
                 continue
             if isinstance(action, Cancel):
                 event = WorkflowExecutionCancelRequested(action.reason)
@@ -254,7 +283,7 @@ class Controller:
         known.deleting = bool(job.instance and job.instance.deleting)
         known.refusal = job.refusal
         if run is not None or job.refusal is not None:
-            self._writer.put(job.uid, project(run, known.generation, job.refusal))
+            self._writer.put(job.uid, project(run, known.generation, job.refusal, served=self._database.is_served(run)))
 
     def _refuse(self, batch: Sequence[Job], refusal: Refusal) -> None:
         """Tell those that have no status yet why nothing happens; others keep the one that they have."""
@@ -268,6 +297,12 @@ class Controller:
     def _again(self, job: Job) -> None:
         if job.uid not in self._jobs:
             self._enqueue(job)
+
+    def _retry(self, job: Job) -> None:
+        """Look again, unless the object is gone or has another spec by now."""
+        known = self._objects.get(job.uid)
+        if known is not None and known.generation == job.generation:
+            self._again(job)
 
     def _later(self, delay: float, call: Callable[[], None]) -> None:
         def due() -> None:
@@ -302,7 +337,7 @@ def _job(body: Mapping[str, Any]) -> Job:
     job = Job(metadata["uid"], metadata["namespace"], metadata["name"], metadata.get("generation", 0))
     job.restored = said(body)
     try:
-        job.instance = parse(body)
+        job.instance = parse(body, strict=False)
     except ManifestError as error:
         job.invalid = str(error)
     return job

@@ -9,6 +9,8 @@ import time
 
 from perdure.client import FullStore, open_store
 from perdure.errors import StoreError
+from perdure.model.runs import RunSummary
+from perdure.store.base import Poller
 
 
 class Database:
@@ -21,6 +23,8 @@ class Database:
         self.errors = 0
         self.reached_at: float | None = None
         self.trouble = "not connected yet"
+        self.pollers: frozenset[Poller] | None = None
+        """Who serves which queue, as far as known; `queues` looks."""
 
     async def store(self) -> FullStore:
         """Return the store; raise `StoreError` when it cannot be opened."""
@@ -42,6 +46,17 @@ class Database:
             self.failed(error)
         else:
             self.answered()
+
+    def is_served(self, run: RunSummary | None) -> bool:
+        """Tell whether a worker serves the queue of the run, with its build if it is for one; True if unknown."""
+        return (
+            run is None
+            or self.pollers is None
+            or any(
+                (one.namespace, one.queue) == (run.namespace, run.queue) and run.build in {None, one.build}
+                for one in self.pollers
+            )
+        )
 
     def answered(self) -> None:
         """Take note that the database did what it was asked."""

@@ -24,12 +24,15 @@ from .cluster import Cluster
 from .comparison import Comparison
 from .controller import Controller
 from .database import Database
+from .events import Events, News
+from .expiry import Expiry
 from .handlers import Watch, WatchEndedError
 from .health import Health, every, late
 from .leader import Election
 from .metrics import Backlog, Standing, operator_metrics
 from .objects import Objects
 from .pods import VanishedWorkers
+from .queues import Queues
 from .settings import Settings
 from .sync import Sync
 from .writer import StatusWriter
@@ -125,11 +128,15 @@ class Term:
         self._cluster = cluster
         self._election = election
         self.writer = StatusWriter(cluster, objects, election, settings)
-        self.controller = Controller(database, objects, self.writer, election.abandoned)
+        self.controller = Controller(database, objects, self.writer, election.abandoned, cluster.config_map)
         self.controller.witnessed = election.witnessed
         self._sync = Sync(cluster, database, objects, self.controller, self.writer, settings)
         self._comparison = Comparison(cluster, database, objects, self.controller, self.writer, settings, election)
-        self._workers = VanishedWorkers(database)
+        self._expiry = Expiry(cluster, database, objects, self.controller, election, settings)
+        self._queues = Queues(database, self._comparison.refresh)
+        self._workers = VanishedWorkers(database, self._worker_vanished)
+        self._events = Events(cluster, settings)
+        self.writer.on_written = self._events.status_written
         self._backlog = Backlog(database, settings.namespaces)
         self.watch: Watch | None = None
 
@@ -151,6 +158,9 @@ class Term:
             group.create_task(self.watch.run(), name="watch")
             group.create_task(self._sync.run(), name="status changes")
             group.create_task(self._comparison.run(), name="comparison")
+            group.create_task(self._expiry.run(), name="expiry")
+            group.create_task(self._queues.run(), name="queues")
+            group.create_task(self._events.run(), name="events")
 
     def standing(self) -> dict[str, Any]:
         """Return what `metrics.Standing` has of a term."""
@@ -166,6 +176,12 @@ class Term:
     async def _hold(self) -> None:
         await self._election.hold()
         raise TermOverError
+
+    def _worker_vanished(self, uid: str, worker: str) -> None:
+        known = self._objects.get(uid)
+        if known is not None:
+            note = f"the pod of worker {worker} is gone; another worker goes on with the run where it stopped"
+            self._events.report(known, News("WorkerVanished", note))
 
     def instance(self, body: Mapping[str, Any], *, deleted: bool) -> None:
         """Take a WorkflowInstance that the watch has seen."""

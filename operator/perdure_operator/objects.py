@@ -9,12 +9,13 @@ known once the object is gone.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from perdure_operator.reconcile import DeletionPolicy
-from perdure_operator.status import Refusal, canonical, is_finished
+from perdure_operator.status import Refusal, canonical, has_succeeded, is_finished
 
 RESTORED = "perdure.dev/restored"
 """The annotation by which an owner says ``true``: this object stands for the run of its name that the database has, or
@@ -25,27 +26,39 @@ RESTORED = "perdure.dev/restored"
 class Known:
     """One object.
 
-    ``generation`` and ``deleting`` are of what was acted on last (0: nothing was yet), ``version`` is the newest
-    resourceVersion seen (0 where the API server has others than numbers).
+    ``generation`` and ``deleting`` are of what was acted on last (0: nothing was yet), ``newest`` is the newest
+    generation seen, which ``policy`` and ``ttl`` are of. ``version`` is the newest resourceVersion seen (0 where the
+    API server has others than numbers).
     ``recorded`` is the status on the object as far as seen, ``sent`` the one on its way, both as canonical JSON.
     ``written_at`` is when this operator wrote last, by its own monotonic clock. ``final``: an operator has written that
-    the run has ended. ``restored`` is what the owner says about that.
+    the run has ended. ``restored`` is what the owner says about that. ``ttl`` are the seconds that the object outlives
+    a run that succeeded, and another run; ``ended_at`` is when the run ended, in seconds since 1970.
     """
 
     uid: str
     namespace: str
     name: str
     generation: int = 0
+    newest: int = 0
     version: int = 0
     policy: DeletionPolicy = DeletionPolicy.CANCEL
     deleting: bool = False
     finished: bool = False
+    succeeded: bool = False
+    ended_at: float | None = None
+    ttl: tuple[int | None, int | None] = (None, None)
     recorded: bytes = b""
     sent: bytes = b""
     written_at: float | None = None
     final: bool = False
     restored: str = ""
     refusal: Refusal | None = None
+
+    @property
+    def expires_at(self) -> float | None:
+        """When the object is to be deleted, in seconds since 1970; None if it is to stay."""
+        ttl = self.ttl[0] if self.succeeded else self.ttl[1]
+        return None if ttl is None or self.ended_at is None or self.deleting else self.ended_at + ttl
 
     def status(self) -> dict[str, Any]:
         """Return the status on the object."""
@@ -55,6 +68,8 @@ class Known:
         """Take note of the status that is on the object."""
         self.recorded = canonical(status)
         self.finished = status is not None and is_finished(status)
+        self.succeeded = status is not None and has_succeeded(status)
+        self.ended_at = _seconds(status.get("completionTime")) if status is not None and self.finished else None
         self.version = max(version, self.version)
         if self.recorded == self.sent:
             self.sent = self.recorded  # one copy is enough
@@ -96,6 +111,8 @@ class Objects:
         if known is None:
             known = Known(metadata["uid"], metadata["namespace"], metadata["name"])
             self._known[known.uid] = known
+        if generation >= known.newest:
+            known.newest, known.policy, known.ttl = generation, _policy(body), _ttl(body)
         first, foreign, answered = known.version == 0, False, False
         if version == 0 or version > known.version:
             status = body.get("status")
@@ -103,7 +120,6 @@ class Objects:
             expected = (known.recorded, known.sent)
             known.record(status, version)
             foreign = known.recorded not in expected
-            known.policy = _policy(body)
             known.final = known.finished and (first or known.final)
             answered = known.refusal is not None and known.restored != said(body)
             known.restored = said(body)
@@ -129,3 +145,17 @@ def _policy(body: Mapping[str, Any]) -> DeletionPolicy:
     spec = body.get("spec")
     wanted = spec.get("deletionPolicy") if isinstance(spec, Mapping) else None
     return DeletionPolicy.ABANDON if wanted == DeletionPolicy.ABANDON.value else DeletionPolicy.CANCEL
+
+
+def _ttl(body: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    spec = body.get("spec")
+    spec = spec if isinstance(spec, Mapping) else {}
+    after_success = spec.get("ttlSecondsAfterFinished")
+    return after_success, spec.get("ttlSecondsAfterFailure", after_success)
+
+
+def _seconds(text: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return None

@@ -7,7 +7,7 @@ anew.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from perdure.errors import StoreError
@@ -22,8 +22,10 @@ LABEL = "perdure.dev/component=worker"
 class VanishedWorkers:
     """Expires the leases of workers whose pods are gone. A worker's name is its pod's."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, took_from: Callable[[str, str], None]) -> None:
+        """Begin with nobody gone; ``took_from`` is told the key of each run that has lost its worker, and which."""
         self._database = database
+        self._took_from = took_from
         self._gone: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
     def see(self, pod: Mapping[str, Any], *, deleted: bool) -> None:
@@ -38,7 +40,10 @@ class VanishedWorkers:
             namespace, name = await self._gone.get()
             try:
                 store = await self._database.store()
-                if await store.expire(namespace, name):
+                expired = await store.expire(namespace, name)
+                if expired.workers:
                     logger.info("the pod of worker %s/%s is gone; its runs are taken over", namespace, name)
+                for key in expired.keys:
+                    self._took_from(key, name)
             except StoreError as error:
                 logger.warning("the lease of worker %s/%s ends by itself: %s", namespace, name, error)

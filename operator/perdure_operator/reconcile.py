@@ -11,9 +11,9 @@ from the database after a while, and must not run again.
 from dataclasses import dataclass
 from enum import Enum
 
-from perdure.manifest import WorkflowInstance
+from perdure.manifest import Cancellation, WorkflowInstance
 from perdure.model.runs import RunState, RunSummary
-from perdure.store.base import UNKNOWN_WORKFLOW
+from perdure.store.base import ABSENT_BUILD, UNKNOWN_WORKFLOW
 
 
 class DeletionPolicy(Enum):
@@ -36,6 +36,20 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Terminate:
+    """Close the run without asking its code."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """Let nobody go on with the run, or let them again."""
+
+    suspended: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CloseUntouched:
     """Close the run, which was asked to cancel before, unless workflow code has run in it.
 
@@ -45,10 +59,11 @@ class CloseUntouched:
     reason: str
 
 
-Action = Start | Cancel | CloseUntouched
+Action = Start | Cancel | Terminate | Suspend | CloseUntouched
 
 DELETED = "its WorkflowInstance was deleted"
-ASKED = "spec.cancel is true"
+ASKED = "spec.cancel asks for it"
+"""The reason where the object gives none."""
 
 
 def decide(instance: WorkflowInstance, run: RunSummary | None, *, finished: bool) -> tuple[Action, ...]:
@@ -56,12 +71,23 @@ def decide(instance: WorkflowInstance, run: RunSummary | None, *, finished: bool
     if run is None:
         if instance.deleting or finished:
             return ()
-        return (Start(), Cancel(ASKED)) if instance.cancel else (Start(),)
-    if instance.cancel:
-        return _end(run, ASKED)
+        return (Start(), *_asked(instance.cancel)) if instance.cancel is not None else (Start(),)
+    if run.state.closed:
+        return ()
+    if instance.cancel is not None and instance.cancel.mode == "Terminate":
+        return _asked(instance.cancel)
+    if instance.cancel is not None:
+        return _end(run, instance.cancel.reason or ASKED)
     if instance.deleting and instance.deletion_policy == DeletionPolicy.CANCEL.value:
         return _end(run, DELETED)
+    if instance.suspend != run.suspended and not run.cancel_requested:
+        return (Suspend(instance.suspend),)
     return ()
+
+
+def _asked(cancel: Cancellation) -> tuple[Action]:
+    reason = cancel.reason or ASKED
+    return (Terminate(reason),) if cancel.mode == "Terminate" else (Cancel(reason),)
 
 
 def decide_gone(run: RunSummary | None, policy: DeletionPolicy) -> tuple[Action, ...]:
@@ -72,7 +98,7 @@ def decide_gone(run: RunSummary | None, policy: DeletionPolicy) -> tuple[Action,
 def may_be_untouched(run: RunSummary) -> bool:
     """Tell whether no workflow code may have seen the run yet."""
     if run.state is RunState.HELD:
-        return run.hold_reason == UNKNOWN_WORKFLOW
+        return run.hold_reason in {UNKNOWN_WORKFLOW, ABSENT_BUILD}
     return run.started_at is None
 
 

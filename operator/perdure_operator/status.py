@@ -26,7 +26,7 @@ from perdure.model.events import (
     WorkflowExecutionTimedOut,
 )
 from perdure.model.runs import RunState, RunSummary
-from perdure.store.base import UNKNOWN_WORKFLOW
+from perdure.store.base import ABSENT_BUILD, UNKNOWN_WORKFLOW
 
 SIZE_LIMIT = 2_000
 """Most bytes of a status as JSON. It is a summary; the history is in the database."""
@@ -64,13 +64,16 @@ class Status:
     """
 
     generation: int
-    fields: Mapping[str, str]
+    fields: Mapping[str, Any]
     conditions: tuple[Condition, ...]
     passing: bool
 
 
-def project(run: RunSummary | None, generation: int, refusal: Refusal | None = None) -> Status:
-    """Return the status of an object whose run stands like this; None when it has none yet."""
+def project(run: RunSummary | None, generation: int, refusal: Refusal | None = None, *, served: bool = True) -> Status:
+    """Return the status of an object whose run stands like this; None when it has none yet.
+
+    ``served``: a worker is there that serves the queue of the run, with the right build.
+    """
     if run is None:
         phase = "Stalled" if refusal is not None and refusal.stalled else "Pending"
         fields = {"phase": phase, "message": _cut(refusal.message, _MESSAGE) if refusal else ""}
@@ -79,15 +82,15 @@ def project(run: RunSummary | None, generation: int, refusal: Refusal | None = N
             Condition("Finished", "False", phase),
         ]
     else:
-        fields = _fields(run)
-        conditions = _progress(run)
+        fields = _fields(run, served=served)
+        conditions = [*_progress(run), *_suspended(run)]
     stalled = _stalled(run, refusal)
     conditions = [_accepted(run, refusal), *conditions, *([stalled] if stalled else [])]
     return Status(
         generation=generation,
-        fields={name: text for name, text in fields.items() if text},
+        fields={name: value for name, value in fields.items() if value},
         conditions=tuple(conditions),
-        passing=refusal is None and (run is None or run.state < RunState.HELD),
+        passing=refusal is None and (run is None or (run.state < RunState.HELD and not run.suspended)),
     )
 
 
@@ -95,7 +98,10 @@ def render(status: Status, before: Mapping[str, Any], now: datetime) -> dict[str
     """Return the status as it goes on the object on which ``before`` is written."""
     known = {old.get("type"): old for old in before.get("conditions") or ()}
     conditions = []
-    for condition in status.conditions:
+    wanted = status.conditions
+    if "Suspended" in known and all(condition.type != "Suspended" for condition in wanted):
+        wanted = (*wanted, Condition("Suspended", "False", "Resumed"))
+    for condition in wanted:
         old = known.get(condition.type)
         if old is not None and old.get("status") == condition.status:
             since = str(old.get("lastTransitionTime"))
@@ -125,36 +131,63 @@ def canonical(status: Mapping[str, Any] | None) -> bytes:
 
 def is_finished(status: Mapping[str, Any]) -> bool:
     """Tell whether a status says that the run has ended."""
+    return _is_true(status, "Finished")
+
+
+def has_succeeded(status: Mapping[str, Any]) -> bool:
+    """Tell whether a status says that the run has ended as it should."""
+    return _is_true(status, "Succeeded")
+
+
+def _is_true(status: Mapping[str, Any], kind: str) -> bool:
     conditions = status.get("conditions") or ()
-    return any(each.get("type") == "Finished" and each.get("status") == "True" for each in conditions)
+    return any(each.get("type") == kind and each.get("status") == "True" for each in conditions)
 
 
-def _fields(run: RunSummary) -> dict[str, str]:
-    fields = {
+def _fields(run: RunSummary, *, served: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {
         "phase": run.phase,
         "runId": str(run.run_id),
         "startTime": _time(run.started_at) if run.started_at else "",
         "completionTime": _time(run.closed_at) if run.closed_at else "",
         "progress": _cut(run.progress, _WORD),
-        "waitingFor": _cut(_waiting_for(run), _WORD),
+        "waitingFor": _cut(_waiting_for(run, served=served), _WORD),
         "message": _cut(run.hold_message or run.status_text, _MESSAGE),
     }
     if run.outcome is not None:
         message = _ending(run.outcome, run)[2]
         fields["message"] = _cut(message or run.status_text, _MESSAGE)
     if isinstance(run.outcome, WorkflowExecutionCompleted):
-        fields["result"] = _cut(bytes(run.outcome.result).decode("utf-8", "replace"), _RESULT)
+        result = bytes(run.outcome.result)
+        fields["result"] = _cut(result.decode("utf-8", "replace"), _RESULT)
+        fields["resultRef"] = {"runId": str(run.run_id), "size": len(result)}
     return fields
 
 
-def _waiting_for(run: RunSummary) -> str:
+def _suspended(run: RunSummary) -> list[Condition]:
+    if not run.suspended or run.state.closed:
+        return []
+    return [Condition("Suspended", "True", "Suspended", "no worker goes on with the run until spec.suspend is false")]
+
+
+def _waiting_for(run: RunSummary, *, served: bool) -> str:
+    if run.suspended and run.state < RunState.HELD:
+        return "spec.suspend to be false"
     match run.state:
+        case RunState.HELD if run.hold_reason in {UNKNOWN_WORKFLOW, ABSENT_BUILD}:
+            return _workers(run)
+        case RunState.READY | RunState.OWNED if not served:
+            return _workers(run)
         case RunState.READY:
             return "a worker"
         case RunState.PARKED:
             return run.waiting_for
         case _:
             return ""
+
+
+def _workers(run: RunSummary) -> str:
+    return f"Workers of build {run.build}" if run.build else "Workers"
 
 
 def _progress(run: RunSummary) -> list[Condition]:
@@ -197,8 +230,8 @@ def _accepted(run: RunSummary | None, refusal: Refusal | None) -> Condition:
         return Condition("Accepted", "False", refusal.reason, _cut(refusal.message, _REASON_TEXT))
     if run is None:
         return Condition("Accepted", "Unknown", "Pending")
-    if run.state is RunState.HELD and run.hold_reason == UNKNOWN_WORKFLOW:
-        return Condition("Accepted", "False", UNKNOWN_WORKFLOW, _cut(run.hold_message, _REASON_TEXT))
+    if run.state is RunState.HELD and run.hold_reason in {UNKNOWN_WORKFLOW, ABSENT_BUILD}:
+        return Condition("Accepted", "False", run.hold_reason, _cut(run.hold_message, _REASON_TEXT))
     return Condition("Accepted", "True", "Recorded", since=run.created_at)
 
 
@@ -254,4 +287,6 @@ def _fitted(rendered: dict[str, Any]) -> dict[str, Any]:
         excess = stored_size(rendered) - SIZE_LIMIT
         if excess > 0 and name in rendered:
             rendered[name] = _cut(rendered[name], max(40, _encoded_size(rendered[name]) - excess))
+    if not rendered.get("result", "").endswith(MARKER):
+        rendered.pop("resultRef", None)
     return rendered

@@ -125,7 +125,8 @@ class Sync:
         if known is None:
             self._done.update(numbers)
         elif known.generation > 0:
-            self._writer.put(uid, project(run, known.generation, known.refusal), numbers)
+            served = self._database.is_served(run)
+            self._writer.put(uid, project(run, known.generation, known.refusal, served=served), numbers)
         else:
             # The controller has yet to look at the object; the change stays where it is until the next reading.
             asyncio.get_running_loop().call_later(POLL / 10, self._news.set)

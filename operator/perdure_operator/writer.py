@@ -13,9 +13,9 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from .cluster import Cluster, ClusterError, Gone, Mismatch, Written
 from .objects import Known, Objects
@@ -53,6 +53,8 @@ class StatusWriter:
         self._paused_until = 0.0
         self._trouble = ""
         self.on_settled = asyncio.Event()
+        self.on_written: Callable[[Known, Mapping[str, Any], Mapping[str, Any]], None] = lambda *_: None
+        """Told of each status that was written, with the one before it."""
 
     @property
     def struggling(self) -> int:
@@ -152,7 +154,7 @@ class StatusWriter:
             return True
         status = self._rendered(known, letter)
         known.sent = canonical(status)
-        version = known.version
+        version, before = known.version, known.status()
         answer = await self._cluster.write_status(
             known.namespace, known.name, known.uid, version=version, status=status
         )
@@ -161,6 +163,7 @@ class StatusWriter:
                 known.record(recorded, newer)
                 known.final = known.finished
                 known.written_at = time.monotonic()
+                self.on_written(known, before, recorded)
                 return True
             case Gone():
                 self._objects.remove(letter.uid)

@@ -134,6 +134,7 @@ class Invariants(RuleBasedStateMachine):
         self.runner.run(store.recover(last.lease))
         for instance in INSTANCES:
             self.runner.run(store.resume(NAMESPACE, instance))
+            self.runner.run(store.suspend(NAMESPACE, instance, suspended=False))
         while claimed := self.runner.run(store.claim(last.lease, 10)):
             for run in claimed:
                 last.took(run)

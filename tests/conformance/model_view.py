@@ -25,6 +25,8 @@ class Row:
 
     instance: str
     state: RunState
+    suspended: bool
+    build: str | None
     owner: int | None
     mail: int
     inbox: tuple[tuple[int, int | None, bytes], ...]
@@ -55,6 +57,8 @@ def in_memory(stage: MemoryStage) -> View:
         run.id: Row(
             run.instance,
             run.state,
+            run.suspended,
+            run.build,
             run.owner,
             run.mail,
             tuple((number, row.owner, row.body) for number, row in sorted(run.inbox.items())),
@@ -83,14 +87,16 @@ def in_postgres(connection: psycopg.Connection[Any]) -> View:
         run_id: Row(
             instance,
             RunState(state),
+            suspended,
+            build,
             owner,
             mail,
             tuple((number, who, body) for number, who, body in inbox[run_id]),
             tuple(seq for (seq,) in tasks[run_id]),
             tuple((seq, data) for seq, data in history[run_id]),
         )
-        for run_id, ((instance, state, owner, mail),) in by_run(
-            "SELECT id, instance, state, owner, mail FROM perdure.run ORDER BY id"
+        for run_id, ((instance, state, suspended, build, owner, mail),) in by_run(
+            "SELECT id, instance, state, suspended, build, owner, mail FROM perdure.run ORDER BY id"
         ).items()
     }
     alive = connection.execute("SELECT id, epoch FROM perdure.worker WHERE expires_at > clock_timestamp()").fetchall()
@@ -139,7 +145,7 @@ class Actor:
         """Take in messages, each once and in the order of their numbers, as an execution does."""
         for item in items:
             held = self.runs.get(item.run_id)
-            if held is None or item.number != held.seen + 1:
+            if held is None or item.event is None or item.number != held.seen + 1:
                 continue
             held.seen = item.number
             if isinstance(item.event, ClosedFromOutside):

@@ -40,7 +40,7 @@ from perdure.model.runs import (
     Visible,
     WorkerId,
 )
-from perdure.store.base import UNKNOWN_WORKFLOW, RunFilter
+from perdure.store.base import UNKNOWN_WORKFLOW, Poller, RunFilter
 from perdure.store.memory_rows import RunRow
 from perdure.store.postgres import migrate
 from tests.conformance.model_view import Actor
@@ -113,6 +113,11 @@ async def changes(store: FullStore, _: int) -> tuple[list[int], list[RunSummary]
     return [change.number for change in found], sorted((change.run for change in found), key=lambda run: run.run_id)
 
 
+async def pollers(store: FullStore, _: int) -> list[Poller]:
+    """Return which queues are served, in an order."""
+    return sorted(await store.pollers(), key=lambda poller: (poller.namespace, poller.queue, poller.build))
+
+
 class Verbs(RuleBasedStateMachine):
     """Carries every verb out on both stages and compares the answers."""
 
@@ -167,6 +172,11 @@ class Verbs(RuleBasedStateMachine):
         started = self.same(lambda store, _: store.start(new_run(instance, key=key, priority=priority)))
         self.turns.setdefault(started.run_id, 1)
 
+    @rule(instance=INSTANCES, suspended=st.booleans(), build=st.sampled_from([None, "build-1", "build-3"]))
+    def start_for_some(self, instance: str, suspended: bool, build: str | None) -> None:
+        started = self.same(lambda store, _: store.start(new_run(instance, suspended=suspended, build=build)))
+        self.turns.setdefault(started.run_id, 1)
+
     @rule(instance=INSTANCES, number=NUMBERS)
     def start_beside_a_worker(self, instance: str, number: int) -> None:
         takers = [Actor(lease, "taker") for lease in self.lease(number)]
@@ -199,6 +209,10 @@ class Verbs(RuleBasedStateMachine):
     @rule(instance=INSTANCES)
     def resume(self, instance: str) -> None:
         self.same(lambda store, _: store.resume(NAMESPACE, instance))
+
+    @rule(instance=INSTANCES, suspended=st.booleans())
+    def suspend(self, instance: str, suspended: bool) -> None:
+        self.same(lambda store, _: store.suspend(NAMESPACE, instance, suspended=suspended))
 
     @rule(instance=INSTANCES)
     def terminate(self, instance: str) -> None:
@@ -308,6 +322,7 @@ class Verbs(RuleBasedStateMachine):
     def read_everything(self) -> None:
         self.same(lambda store, _: store.open_keys())
         self.same(lambda store, _: store.workers(NAMESPACE))
+        self.same(pollers)
         self.same(changes)
         for run_id in self.turns:
             self.same(lambda store, _, run_id=run_id: store.history(run_id))  # type: ignore[misc]  # bound now

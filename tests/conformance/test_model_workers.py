@@ -132,6 +132,13 @@ class Workers(Invariants):
         else:
             self.runner.run(store.resume(NAMESPACE, instance))
 
+    @rule(instance=st.sampled_from(INSTANCES), suspended=st.booleans())
+    def suspend(self, instance: str, suspended: bool) -> None:
+        run_id = self.runner.run(self.stage.store.suspend(NAMESPACE, instance, suspended=suspended))
+        is_open = any(row.instance == instance and not row.state.closed for row in self.view().runs.values())
+        assert run_id is not None or suspended or not is_open, "whatever is open can be resumed"
+        assert run_id is None or self.view().runs[run_id].suspended == suspended
+
     # What workers do
 
     @precondition(lambda self: len(self.actors) < 5)
@@ -149,6 +156,7 @@ class Workers(Invariants):
         assert (claimed is not None) == before.in_force(actor.lease)
         for run in claimed or ():
             assert before.runs[run.info.run_id].state in {RunState.READY, RunState.PARKED}
+            assert not before.runs[run.info.run_id].suspended
             actor.took(run)
 
     @rule(number=NUMBERS)

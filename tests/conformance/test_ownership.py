@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from perdure.errors import LeaseLostError
-from perdure.model.runs import Hold, Lease, NewTask, Park, Release, RunState
+from perdure.model.runs import Expired, Hold, Lease, NewTask, Park, Release, RunState
 from perdure.store.base import UNKNOWN_WORKFLOW
 from tests.support.stores import NAMESPACE, FullStore, Stage, behaviour, close, commit, new_run, signal, turn
 
@@ -235,9 +235,9 @@ async def test_a_worker_that_was_seen_to_die_loses_its_runs_at_once(stage: Stage
     dead = await stage.worker("pod-1")
     run_id = await stage.owned(dead)
     other = await stage.worker("pod-2")
-    assert await stage.store.expire(NAMESPACE, "pod-1") == 1
-    assert await stage.store.expire(NAMESPACE, "pod-1") == 0
-    assert await stage.store.expire("neighbour", "pod-2") == 0
+    assert (await stage.store.expire(NAMESPACE, "pod-1")).workers == 1
+    assert (await stage.store.expire(NAMESPACE, "pod-1")).workers == 0
+    assert (await stage.store.expire("neighbour", "pod-2")).workers == 0
     assert (await stage.claim_one(other)).info.run_id == run_id
     with pytest.raises(LeaseLostError):
         await stage.flush(dead, run_id, turn(1))
@@ -342,3 +342,13 @@ async def test_a_run_that_was_held_as_unknown_is_freed_by_the_same_build_with_mo
     await stage.flush(lease, run_id, Hold(reason=UNKNOWN_WORKFLOW, message="nobody knows order"))
     assert await stage.store.recover(await stage.worker("knows it")) == 1
     assert (await stage.summary()).phase == "Running"
+
+
+@behaviour
+async def test_whoever_expires_a_worker_learns_whose_runs_are_free_now(stage: Stage) -> None:
+    lease = await stage.worker("pod-1")
+    for instance, key in (("a", "uid-a"), ("b", None), ("c", "uid-c")):
+        await stage.start(instance, key=key)
+    assert len(await stage.store.claim(lease, 2)) == 2
+    assert await stage.store.expire(NAMESPACE, "pod-1") == Expired(1, ("uid-a",))
+    assert await stage.store.expire(NAMESPACE, "pod-1") == Expired(0, ())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from perdure.model.runs import Hint, Hold, NewTask, Park, Release, RunId, RunState, Visible
-from perdure.store.base import Queue, RunFilter
-from tests.support.stores import NAMESPACE, Stage, behaviour, close, completed_activity, signal, turn
+from perdure.store.base import Poller, Queue, RunFilter
+from tests.support.stores import NAMESPACE, Stage, behaviour, close, completed_activity, signal, turn, worker_info
 
 
 @behaviour
@@ -237,3 +237,18 @@ async def test_the_newest_run_of_each_of_many_instances_is_found(stage: Stage) -
     assert sorted(run.run_id for run in await stage.store.newest(asked)) == [second, ended]
     assert [run.run_id for run in await stage.store.newest([("neighbour", "order-1")])] == [theirs]
     assert await stage.store.newest([]) == []
+
+
+@behaviour
+async def test_a_queue_is_served_as_long_as_a_worker_of_it_is_alive(stage: Stage) -> None:
+    assert await stage.store.pollers() == frozenset()
+    lease = await stage.worker(queues=("default", "gpu"))
+    await stage.worker("two", build="build-2", lease=600.0)
+    await stage.store.register(worker_info("three", namespace="elsewhere", lease=600.0))
+    default, gpu = Poller(NAMESPACE, "default", "build-1"), Poller(NAMESPACE, "gpu", "build-1")
+    others = {Poller(NAMESPACE, "default", "build-2"), Poller("elsewhere", "default", "build-1")}
+    assert await stage.store.pollers() == {default, gpu} | others
+    await stage.pass_time(120.0)
+    assert await stage.store.pollers() == others
+    await stage.store.resign(lease)
+    assert await stage.store.pollers() == others

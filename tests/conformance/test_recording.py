@@ -301,7 +301,7 @@ async def test_a_reaped_worker_and_its_flush_never_both_win(stage: Stage) -> Non
         async def take_over(name: str = f"dying-{round_number}", pause: int = round_number) -> None:
             for _ in range(5 * pause):
                 await asyncio.sleep(0)
-            assert await reaper.expire(NAMESPACE, name) == 1
+            assert (await reaper.expire(NAMESPACE, name)).workers == 1
 
         lost_at, _ = await asyncio.gather(write(), take_over())
         (claimed,) = await reaper.claim(heir, 10)

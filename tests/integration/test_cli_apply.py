@@ -63,7 +63,7 @@ def test_a_changed_document_is_refused_by_the_name_of_the_field(
 
 def test_cancel_in_a_document_cancels_its_run_once(cli: Cli, document: Path) -> None:
     cli.out("apply", "-f", str(document))
-    document.write_text(document.read_text() + "  cancel: true\n")
+    document.write_text(document.read_text() + "  cancel: {reason: changed my mind}\n")
     assert cli.out("apply", "-f", str(document)) == "workflowinstance/greet-1 cancel requested\n"
     assert cli.out("apply", "-f", str(document)) == "workflowinstance/greet-1 unchanged\n"
     with cli.worker():
@@ -73,7 +73,7 @@ def test_cancel_in_a_document_cancels_its_run_once(cli: Cli, document: Path) -> 
 
 
 def test_a_document_that_says_cancel_from_the_beginning_starts_nothing(cli: Cli, document: Path) -> None:
-    document.write_text(document.read_text() + "  cancel: true\n")
+    document.write_text(document.read_text() + "  cancel: {reason: changed my mind}\n")
     assert "not started" in cli.out("apply", "-f", str(document))
     assert cli.json("list") == []
 

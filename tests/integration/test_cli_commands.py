@@ -132,7 +132,8 @@ def test_waiting_for_a_result_ends_with_124_and_the_run_goes_on(cli: Cli) -> Non
 
 
 @pytest.mark.parametrize(
-    "command", [["result"], ["describe"], ["history"], ["signal", "answer"], ["cancel"], ["terminate"], ["resume"]]
+    "command",
+    [["result"], ["describe"], ["history"], ["signal", "answer"], ["cancel"], ["terminate"], ["suspend"], ["resume"]],
 )
 def test_an_unknown_id_ends_with_3(cli: Cli, command: list[str]) -> None:
     missing = cli.run(command[0], "nobody-1", *command[1:])
@@ -235,7 +236,7 @@ def test_resume_refuses_a_run_that_is_not_held(cli: Cli) -> None:
     cli.out("start", "greet", "--id", "greet-1")
     refused = cli.run("resume", "greet-1")
     assert refused.returncode == 2
-    assert "is not held, it is Pending" in refused.stderr
+    assert "is neither suspended nor held, it is Pending" in refused.stderr
 
 
 def test_describe_says_that_there_is_no_worker(cli: Cli) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from perdure.store.postgres.migrate import migrate
+from tests.operator.stage import Stage
 from tests.support.instances import Instances, document
 from tests.support.kubernetes import ControlPlane
 
@@ -58,3 +60,13 @@ def kube_namespace(control_plane: ControlPlane) -> Iterator[str]:
 def instances(control_plane: ControlPlane, kube_namespace: str) -> Instances:
     """The workflow instances of the test's namespace; none yet."""
     return Instances(control_plane, kube_namespace)
+
+
+@pytest.fixture
+def stage(control_plane: ControlPlane, kube_namespace: str, database: str, tmp_path: Path) -> Iterator[Stage]:
+    """The test's namespace and a database, with an operator that leads; workers are the tests' own."""
+    migrate(database)
+    stage = Stage(control_plane, kube_namespace, database, tmp_path)
+    with stage.operator() as operator:
+        operator.until_it_leads()
+        yield stage

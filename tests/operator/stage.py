@@ -31,23 +31,25 @@ from tests.support.wire import Wire
 LEASE = "3"
 WORKFLOWS = "tests.operator.workflows"
 RULES = [
-    {"apiGroups": ["perdure.dev"], "resources": ["workflowinstances"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": ["perdure.dev"], "resources": ["workflowinstances"], "verbs": ["get", "list", "watch", "delete"]},
     {"apiGroups": ["perdure.dev"], "resources": ["workflowinstances/status"], "verbs": ["patch"]},
     {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+    {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]},
+    {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
 ]
 
 
 class OperatorProgram:
     """A running operator; what it says is in `log`."""
 
-    def __init__(self, stage: Stage, log: Path, url: str, *options: str, everywhere: bool) -> None:
+    def __init__(self, stage: Stage, log: Path, url: str, *options: str, everywhere: bool, lease: str) -> None:
         self.log = log
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PERDURE_", "KUBE"))},
             "KUBECONFIG": str(stage.kubeconfig),
             "PERDURE_OPERATOR_LEASE_NAMESPACE": stage.namespace,
-            "PERDURE_OPERATOR_LEASE_SECONDS": LEASE,
+            "PERDURE_OPERATOR_LEASE_SECONDS": lease,
             "PERDURE_OPERATOR_RESYNC_SECONDS": "5",
             "PERDURE_OPERATOR_HEALTH": "127.0.0.1:0",
             "PERDURE_URL": url,
@@ -171,10 +173,12 @@ class Stage:
         return other
 
     @contextmanager
-    def operator(self, *options: str, url: str | None = None, everywhere: bool = False) -> Iterator[OperatorProgram]:
+    def operator(
+        self, *options: str, url: str | None = None, everywhere: bool = False, lease: str = LEASE
+    ) -> Iterator[OperatorProgram]:
         """Lend an operator, for the test's namespace or for all; it is killed at the end if it still runs."""
         log = self.folder / f"operator-{len(self.operators) + 1}.log"
-        operator = OperatorProgram(self, log, url or self.url, *options, everywhere=everywhere)
+        operator = OperatorProgram(self, log, url or self.url, *options, everywhere=everywhere, lease=lease)
         self.operators.append(operator)
         try:
             yield operator

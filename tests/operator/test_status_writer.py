@@ -164,7 +164,7 @@ async def test_the_last_status_wins_and_the_same_one_is_not_written_again(
 async def test_an_edit_of_the_spec_in_between_costs_a_look_and_no_status(instances: Instances) -> None:
     async with desk() as writing:
         known = writing.know(instances.create_order())
-        edited = instances.patch_spec({"cancel": True}).body
+        edited = instances.patch_spec({"cancel": {}}).body
         writing.writer.put(known.uid, status("late", state=RunState.HELD), [1])
         await writing.until_settled(1)
         assert instances.read()["status"]["phase"] == "Stalled"

@@ -4,7 +4,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from perdure import activity, workflow
+from perdure import Secret, activity, workflow
 
 
 @activity.define(timeout=120)
@@ -48,6 +48,21 @@ async def reluctant(gate: str) -> str:
         return await workflow.signal("approve", str).receive()
     finally:
         await pass_gate(gate)
+
+
+@workflow.define
+async def two_gates() -> str:
+    return await pass_gate("one") + await pass_gate("two")
+
+
+@activity.define
+async def length_of(secret: Secret) -> int:
+    return len(secret.read())
+
+
+@workflow.define
+async def configured(greeting: str, rules: dict[str, int], token: Secret) -> list[object]:
+    return [greeting, rules, token.name, await length_of(token)]
 
 
 @workflow.define

@@ -19,11 +19,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.request import urlopen
 
 from tests.support.kubernetes_audit import POLICY, AuditEntry, read_audit_log
 from tests.support.kubernetes_certificates import make_certificates, write_kubeconfig
@@ -186,6 +188,21 @@ class ControlPlane:
             raise ControlPlaneError("The API server is running already.")
         self._start_server("kube-apiserver", self._api_server_flags())
         self.wait_until(self._is_ready, "the API server was ready")
+
+    @contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """Let etcd refuse every write, as it does when its space is used up, and take it back."""
+        (member,) = self._ask_etcd("cluster/member/list", {})["members"]
+        alarm = {"memberID": member["ID"], "alarm": "NOSPACE"}
+        self._ask_etcd("maintenance/alarm", {**alarm, "action": "ACTIVATE"})
+        try:
+            yield
+        finally:
+            self._ask_etcd("maintenance/alarm", {**alarm, "action": "DEACTIVATE"})
+
+    def _ask_etcd(self, path: str, body: dict[str, Any]) -> Any:
+        with urlopen(f"http://127.0.0.1:{self._etcd_port}/v3/{path}", json.dumps(body).encode(), 10) as answer:
+            return json.load(answer)
 
     def kubectl(
         self, *arguments: str, stdin: str | None = None, check: bool = True

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from perdure.errors import ManifestError
-from perdure.manifest import INPUT_LIMIT, load, parse
+from perdure.errors import InputMissingError, ManifestError
+from perdure.manifest import INPUT_LIMIT, Cancellation, InputSource, KeyRef, load, parse
 
 MINIMAL = {
     "apiVersion": "perdure.dev/v1",
@@ -29,7 +29,8 @@ def test_a_minimal_document_has_defaults_for_everything_else() -> None:
     instance = parse(MINIMAL)
     assert (instance.name, instance.namespace, instance.uid, instance.generation) == ("order-1", "", "", 0)
     assert (instance.workflow, instance.task_queue, instance.input) == ("order", "default", {})
-    assert (instance.cancel, instance.deleting, instance.deletion_policy) == (False, False, "Cancel")
+    assert (instance.cancel, instance.suspend, instance.deleting) == (None, False, False)
+    assert (instance.deletion_policy, instance.input_from, instance.build_id) == ("Cancel", (), None)
     assert (instance.timeout_seconds, instance.priority) == (None, 0)
 
 
@@ -38,7 +39,12 @@ def test_every_field_of_the_spec_is_read() -> None:
         "workflow": "order",
         "taskQueue": "express",
         "input": {"items": ["tea"], "total": 42},
-        "cancel": True,
+        "inputFrom": [{"name": "key", "secretKeyRef": {"name": "payment", "key": "token"}}],
+        "buildId": "v7",
+        "suspend": True,
+        "cancel": {"mode": "Terminate", "reason": "enough"},
+        "ttlSecondsAfterFinished": 60,
+        "ttlSecondsAfterFailure": 600,
         "deletionPolicy": "Abandon",
         "timeoutSeconds": 60,
         "priority": 7,
@@ -46,7 +52,9 @@ def test_every_field_of_the_spec_is_read() -> None:
     instance = parse(changed(spec=spec))
     assert instance.task_queue == "express"
     assert instance.input == {"items": ["tea"], "total": 42}
-    assert (instance.cancel, instance.deletion_policy) == (True, "Abandon")
+    assert instance.input_from == (InputSource(name="key", secret_key_ref=KeyRef("payment", "token")),)
+    assert (instance.build_id, instance.suspend, instance.deletion_policy) == ("v7", True, "Abandon")
+    assert instance.cancel == Cancellation("Terminate", "enough")
     assert (instance.timeout_seconds, instance.priority) == (60, 7)
 
 
@@ -141,3 +149,55 @@ def test_the_document_that_is_wrong_is_numbered() -> None:
     text = msgspec.yaml.encode(MINIMAL).decode() + "---\n" + msgspec.yaml.encode(changed(kind="Pod")).decode()
     with pytest.raises(ManifestError, match=r"orders\.yaml, document 2: kind: expected WorkflowInstance"):
         load(text, "orders.yaml")
+
+
+@pytest.mark.parametrize(
+    ("spec", "path"),
+    [
+        ({"wrokflow": "x"}, "spec: object contains unknown field wrokflow"),
+        ({"cancel": {"why": "x"}}, "spec.cancel: object contains unknown field why"),
+        ({"inputFrom": [{"name": "a", "secretRef": {}}]}, "spec.inputFrom: object contains unknown field secretRef"),
+        (
+            {"inputFrom": [{"name": "a", "secretKeyRef": {"name": "b", "key": "c", "namespace": "d"}}]},
+            "spec.inputFrom.secretKeyRef: object contains unknown field namespace",
+        ),
+    ],
+)
+def test_an_unknown_field_is_named_in_a_document_and_left_aside_in_an_object(spec: dict[str, Any], path: str) -> None:
+    with pytest.raises(ManifestError, match=path):
+        parse(changed(spec=spec))
+    if "secretRef" not in str(spec):
+        assert parse(changed(spec=spec), strict=False).workflow == "order"
+
+
+REFERENCE = {"name": "texts", "key": "k"}
+
+
+@pytest.mark.parametrize("source", [{}, {"secretKeyRef": REFERENCE, "configMapKeyRef": REFERENCE}])
+def test_each_argument_has_one_source(source: dict[str, Any]) -> None:
+    with pytest.raises(ManifestError, match="give either configMapKeyRef or secretKeyRef"):
+        parse(changed(spec={"inputFrom": [{"name": "a", **source}]}))
+
+
+def test_arguments_come_from_config_maps_as_text_or_as_json_and_from_secrets_by_name() -> None:
+    sources = [
+        {"name": "text", "configMapKeyRef": REFERENCE},
+        {"name": "value", "configMapKeyRef": REFERENCE, "format": "JSON"},
+        {"name": "token", "secretKeyRef": {"name": "payment", "key": "token"}},
+    ]
+    instance = parse(changed(spec={"input": {"total": 42}, "inputFrom": sources}))
+    assert instance.config_maps == {"texts"}
+    assert msgspec.json.decode(instance.new_run("shop", {"texts": {"k": "[1]"}}).input) == {
+        "total": 42,
+        "text": "[1]",
+        "value": [1],
+        "token": {"name": "payment", "key": "token"},
+    }
+    wrong: list[tuple[dict[str, dict[str, str]], str]] = [
+        ({}, "no ConfigMap texts"),
+        ({"texts": {}}, "no key k"),
+        ({"texts": {"k": "["}}, "not JSON"),
+    ]
+    for there, complaint in wrong:
+        with pytest.raises(InputMissingError, match=complaint):
+            instance.new_run("shop", there)

@@ -152,3 +152,46 @@ def test_settings_come_from_arguments_then_from_the_environment() -> None:
 def test_settings_that_make_no_sense_are_refused_with_their_name(environment: dict[str, str], words: str) -> None:
     with pytest.raises(RequestError, match=words):
         Settings.read("", None, environment)
+
+
+def test_what_becomes_of_an_object_later_follows_its_newest_spec_however_late_events_come() -> None:
+    objects = Objects()
+    newer = body(9, generation=2) | {"spec": {"workflow": "order", "deletionPolicy": "Abandon"}}
+    objects.see(newer)
+    objects.see(body(5))
+    assert known(objects).policy is DeletionPolicy.ABANDON
+    # The writer has seen a later version of the object before the event of the edit arrives.
+    known(objects).record({"phase": "Running"}, 20)
+    objects.see(body(12, generation=3) | {"spec": {"workflow": "order", "ttlSecondsAfterFinished": 5}})
+    assert known(objects).policy is DeletionPolicy.CANCEL
+    assert known(objects).ttl == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "succeeded", "seconds"),
+    [
+        ({}, "True", None),
+        ({"ttlSecondsAfterFinished": 60}, "True", 60),
+        ({"ttlSecondsAfterFinished": 60}, "False", 60),
+        ({"ttlSecondsAfterFinished": 60, "ttlSecondsAfterFailure": 5}, "True", 60),
+        ({"ttlSecondsAfterFinished": 60, "ttlSecondsAfterFailure": 5}, "False", 5),
+        ({"ttlSecondsAfterFailure": 0}, "True", None),
+        ({"ttlSecondsAfterFailure": 0}, "False", 0),
+    ],
+)
+def test_an_object_expires_so_long_after_the_end_of_its_run(
+    spec: dict[str, int], succeeded: str, seconds: int | None
+) -> None:
+    conditions = [*FINISHED["conditions"], {"type": "Succeeded", "status": succeeded}]  # type: ignore[misc]  # a list
+    status = {**FINISHED, "conditions": conditions, "completionTime": "1970-01-01T00:16:40Z"}
+    objects = Objects()
+    objects.see(body(5, status=status) | {"spec": {"workflow": "order", **spec}})
+    assert known(objects).expires_at == (None if seconds is None else 1_000 + seconds)
+    known(objects).deleting = True
+    assert known(objects).expires_at is None
+
+
+def test_an_object_without_an_end_does_not_expire() -> None:
+    objects = Objects()
+    objects.see(body(5, status={"phase": "Running"}) | {"spec": {"workflow": "order", "ttlSecondsAfterFinished": 0}})
+    assert known(objects).expires_at is None

@@ -14,6 +14,8 @@ from perdure_operator.reconcile import (
     CloseUntouched,
     DeletionPolicy,
     Start,
+    Suspend,
+    Terminate,
     decide,
     decide_gone,
 )
@@ -40,7 +42,31 @@ def test_an_object_without_a_run_is_started() -> None:
 
 
 def test_an_object_that_is_cancelled_from_the_start_is_recorded_and_cancelled() -> None:
-    assert decide(instance(cancel=True), None, finished=False) == (Start(), Cancel(ASKED))
+    assert decide(instance(cancel={}), None, finished=False) == (Start(), Cancel(ASKED))
+
+
+@pytest.mark.parametrize("state", OPEN)
+def test_the_reason_and_the_way_of_an_ending_are_the_objects(state: RunState) -> None:
+    assert decide(instance(cancel={"reason": "sold out"}), run(state), finished=False) == (Cancel("sold out"),)
+    terminate = {"mode": "Terminate", "reason": "at once"}
+    assert decide(instance(cancel=terminate), run(state), finished=False) == (Terminate("at once"),)
+    cancelling = run(state, cancel_requested=True)
+    assert decide(instance(cancel=terminate), cancelling, finished=False) == (Terminate("at once"),)
+    assert decide(instance(cancel=terminate), None, finished=False) == (Start(), Terminate("at once"))
+
+
+@pytest.mark.parametrize("state", OPEN)
+def test_a_run_is_suspended_and_resumed_when_it_is_not_as_the_object_says(state: RunState) -> None:
+    assert decide(instance(suspend=True), run(state), finished=False) == (Suspend(suspended=True),)
+    assert decide(instance(suspend=True), run(state, suspended=True), finished=False) == ()
+    assert decide(instance(), run(state, suspended=True), finished=False) == (Suspend(suspended=False),)
+
+
+def test_a_run_that_is_asked_to_cancel_is_not_suspended_again() -> None:
+    assert decide(instance(suspend=True), run(cancel_requested=True), finished=False) == ()
+    both = instance(suspend=True, cancel={})
+    assert decide(both, run(suspended=True), finished=False) == (Cancel(ASKED),)
+    assert decide(instance(suspend=True, deleting=True), run(suspended=True), finished=False) == (Cancel(DELETED),)
 
 
 def test_an_object_that_is_on_its_way_out_is_not_started() -> None:
@@ -58,7 +84,7 @@ def test_a_run_that_nobody_wants_to_end_is_left_alone(state: RunState) -> None:
 
 @pytest.mark.parametrize("state", OPEN)
 def test_an_open_run_is_cancelled_once(state: RunState) -> None:
-    assert decide(instance(cancel=True), run(state), finished=False) == (Cancel(ASKED),)
+    assert decide(instance(cancel={}), run(state), finished=False) == (Cancel(ASKED),)
     assert decide(instance(deleting=True), run(state), finished=False) == (Cancel(DELETED),)
     assert decide_gone(run(state), DeletionPolicy.CANCEL) == (Cancel(DELETED),)
     assert decide_gone(run(state, cancel_requested=True), DeletionPolicy.CANCEL) == ()
@@ -66,7 +92,7 @@ def test_an_open_run_is_cancelled_once(state: RunState) -> None:
 
 @pytest.mark.parametrize("state", CLOSED)
 def test_a_closed_run_is_left_alone(state: RunState) -> None:
-    assert decide(instance(cancel=True, deleting=True), run(state), finished=True) == ()
+    assert decide(instance(cancel={}, deleting=True), run(state), finished=True) == ()
     assert decide_gone(run(state), DeletionPolicy.CANCEL) == ()
 
 
@@ -80,7 +106,7 @@ def test_a_cancelled_run_that_no_worker_has_taken_is_closed() -> None:
     never = run(RunState.READY, started_at=None, cancel_requested=True)
     assert decide_gone(never, DeletionPolicy.CANCEL) == (CloseUntouched(DELETED),)
     unknown = run(RunState.HELD, hold_reason="UnknownWorkflow", cancel_requested=True)
-    assert decide(instance(cancel=True), unknown, finished=False) == (CloseUntouched(ASKED),)
+    assert decide(instance(cancel={}), unknown, finished=False) == (CloseUntouched(ASKED),)
 
 
 def test_a_cancelled_run_that_is_held_in_the_middle_waits_for_its_code() -> None:

@@ -221,3 +221,37 @@ def test_a_text_that_is_cut_says_so_and_keeps_its_beginning() -> None:
 def test_statuses_are_compared_by_content() -> None:
     assert canonical({"b": 1, "a": [2]}) == canonical({"a": [2], "b": 1})
     assert canonical(None) != canonical({})
+
+
+@pytest.mark.parametrize("state", [RunState.READY, RunState.OWNED])
+def test_a_run_whose_queue_nobody_serves_waits_for_workers(state: RunState) -> None:
+    assert render(project(run(state), 1, served=False), {}, NOW)["waitingFor"] == "Workers"
+    pinned = render(project(run(state, build="v2"), 1, served=False), {}, NOW)
+    assert pinned["waitingFor"] == "Workers of build v2"
+
+
+def test_a_suspended_run_says_so_and_a_resumed_one_that_it_was() -> None:
+    suspended = written(run(RunState.PARKED, suspended=True, waiting_for="signal go"))
+    assert (suspended["phase"], suspended["waitingFor"]) == ("Suspended", "spec.suspend to be false")
+    assert truths(suspended)["Suspended"] == ("True", "Suspended")
+    assert truths(suspended)["Succeeded"] == ("Unknown", "Suspended")
+    resumed = written(run(RunState.PARKED), before=suspended)
+    assert (resumed["phase"], truths(resumed)["Suspended"]) == ("Running", ("False", "Resumed"))
+    ended = written(run(RunState.COMPLETED, suspended=True), before=suspended)
+    assert (ended["phase"], truths(ended)["Suspended"]) == ("Succeeded", ("False", "Resumed"))
+    assert "Suspended" not in truths(written(run()))
+
+
+def test_a_suspended_run_that_is_held_is_stalled_as_well() -> None:
+    held = written(run(RunState.HELD, suspended=True, hold_reason="NonDeterminism"))
+    assert held["phase"] == "Stalled"
+    assert {"Stalled", "Suspended"} <= set(truths(held))
+
+
+@pytest.mark.parametrize(("size", "cut"), [(10, False), (400, False), (1_000, True), (1_000_000, True)])
+def test_a_result_is_referred_to_when_it_is_cut_and_only_then(size: int, cut: bool) -> None:
+    outcome = WorkflowExecutionCompleted(msgspec.Raw(b'"' + b"x" * size + b'"'))
+    status = written(run(RunState.COMPLETED, outcome=outcome))
+    assert ("resultRef" in status) == status["result"].endswith(MARKER) == cut
+    if cut:
+        assert status["resultRef"] == {"runId": "17", "size": size + 2}

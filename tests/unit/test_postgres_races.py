@@ -191,7 +191,7 @@ async def test_removing_a_worker_waits_for_its_flush(stage: GatedStage) -> None:
         await stage.stopped(2)
         await beside.rollback()
     assert (await flush).recorded
-    assert await expulsion == 1
+    assert (await expulsion).workers == 1
     (claimed,) = await other.claim(heir, 5)
     assert [found.seq for found in claimed.history] == [0, 1]
 

@@ -215,7 +215,7 @@ async def test_nothing_that_a_heartbeat_or_a_message_changes_is_in_an_index(stag
 def test_every_statement_of_the_hot_path_finds_its_rows_by_an_index(migrated: str) -> None:
     """Planned on empty tables, as on the first day; such a plan stays for a while when they have grown."""
     small = {"worker"}  # a row for each process; some statements look at all of them
-    hot = set(QUERIES) - {"version", "notify", "list_runs", "status_changes", "open_keys", "workers"}
+    hot = set(QUERIES) - {"version", "notify", "list_runs", "status_changes", "open_keys", "workers", "pollers"}
     with psycopg.connect(Address.parse(migrated).with_plans(), autocommit=True) as connection:
         for name in sorted(hot):
             query = QUERIES[name]

@@ -13,6 +13,7 @@ TOP = [
     "NonRetryableError",
     "PerdureError",
     "RetryPolicy",
+    "Secret",
     "Worker",
     "WorkflowCancelledError",
     "WorkflowClosedError",

@@ -21,6 +21,7 @@ from perdure.errors import (
 from perdure.model.policies import RetryPolicy
 from perdure.runtime.limits import Limits
 from perdure.runtime.worker import Worker
+from perdure.secret import Secret
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ __all__ = [
     "NonRetryableError",
     "PerdureError",
     "RetryPolicy",
+    "Secret",
     "Worker",
     "WorkflowCancelledError",
     "WorkflowClosedError",

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, cast, overload
 
 from perdure.errors import (
+    RequestError,
     StoreError,
     WorkflowClosedError,
     WorkflowIdInUseError,
@@ -112,6 +113,28 @@ class WorkflowHandle(Generic[R]):
         """Close the run now, without asking its code."""
         if await self._client.store.terminate(self._client.namespace, self.id, reason) is None:
             raise await self._client.why_not(self.id)
+
+    async def suspend(self) -> None:
+        """Let no worker go on with the run until `resume`: an attempt under way ends first, and nothing is lost.
+
+        Timers and the timeout count on; what became due meanwhile happens after `resume`. A request to cancel ends it.
+        Raises `WorkflowNotFoundError`, `WorkflowClosedError`, or `RequestError` for a run that is asked to cancel.
+        """
+        client = self._client
+        if await client.store.suspend(client.namespace, self.id, suspended=True) is None:
+            if (await client.handle(self.id).describe()).state.closed:
+                raise await client.why_not(self.id)
+            message = f"{self.id} is asked to cancel and has to go on to do so"
+            raise RequestError(message)
+
+    async def resume(self) -> bool:
+        """Let a suspended or held run go on; False when it was neither."""
+        client = self._client
+        run = await client.handle(self.id).describe()
+        suspended = run.suspended and not run.state.closed
+        if suspended:
+            await client.store.suspend(client.namespace, self.id, suspended=False)
+        return await client.store.resume(client.namespace, self.id) is not None or suspended
 
     async def describe(self) -> RunSummary:
         """Return where the run stands."""

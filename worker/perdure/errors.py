@@ -25,6 +25,8 @@ any other floor. Everybody may import this module.
     │   ├── DefinitionError
     │   ├── PayloadError
     │   ├── ManifestError
+    │   ├── InputMissingError
+    │   ├── SecretMissingError
     │   ├── WorkflowNotFoundError
     │   ├── WorkflowClosedError
     │   └── WorkflowIdInUseError
@@ -148,6 +150,14 @@ class PayloadError(RequestError, ValueError):
 
 class ManifestError(RequestError, ValueError):
     """A WorkflowInstance document is not valid; the message names the field."""
+
+
+class InputMissingError(RequestError):
+    """A ConfigMap that gives an argument of a WorkflowInstance is not there, or does not have it."""
+
+
+class SecretMissingError(RequestError):
+    """A Secret is not mounted where an activity reads it; the message says where, and never what."""
 
 
 class WorkflowNotFoundError(RequestError, LookupError):

@@ -22,6 +22,10 @@ Fact = tuple[str, output.Cell]
 
 ADVICE = {
     "UnknownWorkflow": "start a worker whose modules define workflow {workflow}: perdure worker MODULE --queue {queue}",
+    "NoWorkerOfBuild": (
+        "start a worker of build {build} whose modules define workflow {workflow}: "
+        "perdure worker MODULE --queue {queue} --build-id {build}; perdure terminate {id} gives up"
+    ),
     "NonDeterminism": (
         "deploy code that does what the history says (perdure history {id}); a worker with another build resumes the "
         "run by itself. Without new code: perdure resume {id} tries again, perdure terminate {id} gives up"
@@ -57,7 +61,7 @@ def facts(run: RunSummary, history: Sequence[HistoryEvent], workers: Sequence[st
     found: list[Fact] = [
         ("workflow", run.workflow + _input(history)),
         ("phase", output.phase(run.phase)),
-        ("run", f"{run.run_id} in namespace {run.namespace}, queue {run.queue}" + _priority(run)),
+        ("run", f"{run.run_id} in namespace {run.namespace}, queue {run.queue}" + _priority(run) + _build(run)),
         ("created", output.moment(run.created_at)),
     ]
     if run.started_at is not None:
@@ -93,6 +97,8 @@ def as_object(run: RunSummary) -> dict[str, Any]:
         "holdReason": run.hold_reason,
         "holdMessage": run.hold_message,
         "cancelRequested": run.cancel_requested,
+        "suspended": run.suspended,
+        "build": run.build,
     }
     if isinstance(run.outcome, WorkflowExecutionCompleted):
         plain["result"] = run.outcome.result
@@ -132,6 +138,10 @@ def _priority(run: RunSummary) -> str:
     return f", priority {run.priority}" if run.priority else ""
 
 
+def _build(run: RunSummary) -> str:
+    return f", for workers of build {run.build} only" if run.build else ""
+
+
 def _position(run: RunSummary, workers: Sequence[str]) -> list[Fact]:
     """Return who has the run, or what it needs to go on."""
     found: list[Fact] = []
@@ -155,10 +165,12 @@ def _position(run: RunSummary, workers: Sequence[str]) -> list[Fact]:
             found += [
                 ("held", run.hold_reason),
                 ("because", run.hold_message),
-                ("what to do", advice.format(id=run.id, workflow=run.workflow, queue=run.queue)),
+                ("what to do", advice.format(id=run.id, workflow=run.workflow, queue=run.queue, build=run.build)),
             ]
         case _:
             pass
+    if run.suspended and not run.state.closed:
+        found.append(("suspended", f"no worker goes on with it; perdure resume {run.id} lets it go on"))
     if run.cancel_requested and not run.state.closed:
         found.append(("cancel", "requested; its code may still clean up"))
     return found

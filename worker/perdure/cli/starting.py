@@ -47,6 +47,10 @@ class StartOptions:
     queue: Annotated[str, typer.Option("--queue", "-q", help="The task queue whose workers run it.")] = "default"
     timeout: Annotated[float | None, seconds_option("Close the run when it takes longer.")] = None
     priority: Annotated[int, typer.Option(help="Runs of a higher priority are claimed first.", min=0, max=1000)] = 0
+    build: Annotated[
+        str | None,
+        typer.Option("--build-id", help="Let only workers of this build run it.", metavar="ID", show_default=False),
+    ] = None
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the result and print it, as `result` does.")] = False
 
 
@@ -75,6 +79,7 @@ async def _start(workflow: str, options: StartOptions, target: Target, payload: 
             seed=os.urandom(8).hex(),
             timeout=options.timeout,
             priority=options.priority,
+            build=options.build,
         )
         before = await client.store.describe(client.namespace, new.id) if options.instance else None
         run_id = await client.start_new(new)
@@ -123,9 +128,17 @@ def apply(
 
     Like kubectl apply this can be repeated: a document starts its instance once,
     and never again, also when the run has finished. To run it again, give it another name.
-    A document with `cancel: true` cancels its run. No document is applied when one of them is not valid.
+    What a document says under `suspend` and `cancel` is done to its run.
+    No document is applied when one of them is not valid.
     """
     documents = [document for name in files for document in _read(name)]
+    for document in documents:
+        if document.config_maps:
+            message = (
+                f"{document.name}: spec.inputFrom names ConfigMaps, and without a cluster there are none to read; "
+                "give their values under spec.input"
+            )
+            raise ManifestError(message)
     asyncio.run(_apply(documents, target))
 
 
@@ -157,8 +170,8 @@ async def apply_document(client: Client, document: WorkflowInstance) -> str:
     if found:
         run = found[0]
         await _refuse_changes(client, document, run)
-        return await _cancel(client, run) if document.cancel else "unchanged"
-    if document.cancel:
+        return "unchanged" if run.state.closed else await _steer(client, document, run)
+    if document.cancel is not None:
         return "not started: its document says cancel"
     run_id = await client.start_new(dataclasses.replace(document, uid=key).new_run(namespace))
     started = await client.store.by_key([key])
@@ -178,8 +191,9 @@ async def _refuse_changes(client: Client, document: WorkflowInstance, run: RunSu
     pairs = (
         ("workflow", run.workflow, document.workflow),
         ("taskQueue", run.queue, document.task_queue),
-        ("input", msgspec.json.decode(first.input), document.input),
+        ("input", msgspec.json.decode(first.input), document.arguments({})),
         ("priority", run.priority, document.priority),
+        ("buildId", run.build, document.build_id),
     )
     for field, recorded, wanted in pairs:
         if recorded != wanted:
@@ -191,13 +205,21 @@ async def _refuse_changes(client: Client, document: WorkflowInstance, run: RunSu
             raise ManifestError(message)
 
 
-async def _cancel(client: Client, run: RunSummary) -> str:
-    if run.state.closed or run.cancel_requested:
+async def _steer(client: Client, document: WorkflowInstance, run: RunSummary) -> str:
+    """Cancel, terminate, suspend or resume an open run. It may close in that moment; then there is nothing to do."""
+    store, cancel = client.store, document.cancel
+    reason = (cancel.reason if cancel is not None else "") or "its document says cancel"
+    if cancel is not None and cancel.mode == "Terminate":
+        done, word = await store.terminate(run.namespace, run.id, reason), "terminated"
+    elif cancel is not None and not run.cancel_requested:
+        request = WorkflowExecutionCancelRequested(reason)
+        done, word = await store.deliver(run.namespace, run.id, request), "cancel requested"
+    elif document.suspend != run.suspended and not run.cancel_requested:
+        done = await store.suspend(run.namespace, run.id, suspended=document.suspend)
+        word = "suspended" if document.suspend else "resumed"
+    else:
         return "unchanged"
-    request = WorkflowExecutionCancelRequested("its document says cancel")
-    # None: the run closed a moment ago, and there is nothing left to cancel.
-    delivered = await client.store.deliver(run.namespace, run.id, request)
-    return "cancel requested" if delivered is not None else "unchanged"
+    return word if done is not None else "unchanged"
 
 
 def _read(name: str) -> list[WorkflowInstance]:

@@ -1,10 +1,11 @@
-"""Commands that tell an instance something: ``signal``, ``cancel``, ``terminate``, ``resume``.
+"""Commands that tell an instance something: ``signal``, ``cancel``, ``terminate``, ``suspend``, ``resume``.
 
 What lives here: one call of the client each. What must not: rules about what a
 run does with a message.
 """
 
 import asyncio
+import json
 from typing import Annotated
 
 import typer
@@ -12,8 +13,13 @@ import typer
 from perdure.cli import output
 from perdure.cli.options import InstanceId, Target, flattened, value_of
 from perdure.errors import RequestError
+from perdure.manifest import is_uid
+from perdure.model.runs import RunSummary
 
 Reason = Annotated[str, typer.Option(help="Why; it is recorded and shown.", show_default=False)]
+Force = Annotated[
+    bool, typer.Option("--force", help="Also a run that belongs to a WorkflowInstance, if that was deleted.")
+]
 
 
 @flattened
@@ -61,15 +67,43 @@ async def _terminate(instance: str, target: Target, reason: str) -> None:
 
 
 @flattened
-def resume(instance: InstanceId, target: Target) -> None:
-    """Let a held instance try again, with the code that its workers have now."""
-    asyncio.run(_resume(instance, target))
+def suspend(instance: InstanceId, target: Target, force: Force = False) -> None:
+    """Let no worker go on with an instance; what is under way ends first, and signals and timers are kept."""
+    asyncio.run(_suspend(instance, target, force=force))
 
 
-async def _resume(instance: str, target: Target) -> None:
+async def _suspend(instance: str, target: Target, *, force: bool) -> None:
     async with target.client() as client:
-        if await client.store.resume(client.namespace, instance) is None:
-            run = await client.handle(instance).describe()
-            message = f"{instance} is not held, it is {run.phase}; there is nothing to resume"
+        if not force:
+            _refuse_object(await client.handle(instance).describe(), wanted=True)
+        await client.handle(instance).suspend()
+    output.note(f"{instance} is suspended; perdure resume {instance} lets it go on")
+
+
+def _refuse_object(run: RunSummary, *, wanted: bool) -> None:
+    """Raise `RequestError` for a run whose object says whether it is suspended: the operator would undo it."""
+    if is_uid(run.key) and not run.state.closed:
+        patch = json.dumps({"spec": {"suspend": wanted}})
+        message = (
+            f"{run.id} belongs to a WorkflowInstance, and what its spec says counts; say it there: "
+            f"kubectl -n {run.namespace} patch wfi {run.id} --type merge -p '{patch}'\n"
+            "If that object was deleted and its run abandoned, add --force"
+        )
+        raise RequestError(message)
+
+
+@flattened
+def resume(instance: InstanceId, target: Target, force: Force = False) -> None:
+    """Let a suspended instance go on, and a held one try again with the code that its workers have now."""
+    asyncio.run(_resume(instance, target, force=force))
+
+
+async def _resume(instance: str, target: Target, *, force: bool) -> None:
+    async with target.client() as client:
+        run = await client.handle(instance).describe()
+        if run.suspended and not force:
+            _refuse_object(run, wanted=False)
+        if not await client.handle(instance).resume():
+            message = f"{instance} is neither suspended nor held, it is {run.phase}; there is nothing to resume"
             raise RequestError(message)
     output.note(f"{instance} is ready to run again")

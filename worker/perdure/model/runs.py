@@ -84,7 +84,10 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class NewRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An instance to start. ``key`` (a Kubernetes UID) makes the start unique for ever, not only while it is open."""
+    """An instance to start. ``key`` (a Kubernetes UID) makes the start unique for ever, not only while it is open.
+
+    Only workers of ``build`` take it, if one is named, and nobody while it is ``suspended``.
+    """
 
     id: str
     namespace: str
@@ -95,6 +98,8 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key: str | None = None
     priority: int = 0
     timeout: float | None = None
+    suspended: bool = False
+    build: str | None = None
 
 
 class Started(msgspec.Struct, frozen=True, gc=False):
@@ -125,6 +130,13 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     namespace: str
 
 
+class Expired(msgspec.Struct, frozen=True, gc=False):
+    """The answer to an expulsion: how many workers there were, and the keys of the runs that others may take now."""
+
+    workers: int
+    keys: tuple[str, ...]
+
+
 class Renewal(msgspec.Struct, frozen=True, gc=False):
     """The answer to a heartbeat: the database's clock, and whether other workers' leases were found expired."""
 
@@ -133,11 +145,11 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
 
 
 class InboxItem(msgspec.Struct, frozen=True, gc=False):
-    """A message with the number that its run gave it."""
+    """A message with the number that its run gave it. No event and no number: the run is to be suspended."""
 
     run_id: RunId
     number: int
-    event: Incoming | ClosedFromOutside
+    event: Incoming | ClosedFromOutside | None
 
 
 class ClaimedRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -299,11 +311,13 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     hold_message: str
     cancel_requested: bool
     outcome: Closing | ClosedFromOutside | Unreadable | None
+    suspended: bool = False
+    build: str | None = None
 
     @property
     def phase(self) -> str:
-        """Return one word for people: Pending, Running, Stalled, Succeeded, Failed, Cancelled, Terminated, TimedOut."""
-        return phase(self.state, started=self.started_at is not None)
+        """Return one of the words of `PHASES`."""
+        return phase(self.state, started=self.started_at is not None, suspended=self.suspended)
 
 
 _PHASES = {
@@ -314,19 +328,28 @@ _PHASES = {
     RunState.TERMINATED: "Terminated",
     RunState.TIMED_OUT: "TimedOut",
 }
-PHASES = ("Pending", "Running", *_PHASES.values())
+PHASES = ("Pending", "Running", "Suspended", *_PHASES.values())
 
 
-def phase(state: RunState, *, started: bool) -> str:
+def phase(state: RunState, *, started: bool, suspended: bool = False) -> str:
     """Return the phase that people see for a stored state."""
-    return _PHASES.get(state) or ("Running" if started else "Pending")
+    return _PHASES.get(state) or ("Suspended" if suspended else "Running" if started else "Pending")
 
 
 def states_of(phases: Iterable[str]) -> frozenset[RunState]:
     """Return the stored states behind phases; raise `RequestError` for a word that is no phase."""
     found: set[RunState] = set()
     for name in phases:
-        states = {state for state in RunState if name in (phase(state, started=False), phase(state, started=True))}
+        states = {
+            state
+            for state in RunState
+            for shown in (
+                phase(state, started=False),
+                phase(state, started=True),
+                phase(state, started=True, suspended=True),
+            )
+            if shown == name
+        }
         if not states:
             message = f"{name!r} is no phase; the phases are {', '.join(PHASES)}"
             raise RequestError(message)

@@ -14,7 +14,7 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from perdure.activity import ActivityInfo
 from perdure.engine.primitives.activity import PendingActivity
@@ -38,15 +38,15 @@ from perdure.model.events import (
 )
 from perdure.model.failure import record
 from perdure.model.policies import MICROSECONDS
-from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hold, InboxItem, Park, Release, RunId, RunState
+from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hold, InboxItem, Park, Release, RunState
 from perdure.telemetry.logs import about
 
-from .attempts import Attempts, Job, Retry, Verdict
+from .attempts import Job, Retry, Verdict
 from .beginning import Begun
-from .clock import StoreClock
-from .flush import Answer, Flusher
+from .flush import Answer
+from .home import Home
 from .placement import Placed, place
-from .turns import TurnQueue, header, take
+from .turns import header, take
 
 logger = logging.getLogger("perdure.worker")
 
@@ -62,34 +62,6 @@ _STATES = {
 }
 
 
-class Home(Protocol):
-    """What an execution needs from its worker."""
-
-    name: str
-    build: str
-    payload_limit: int
-    queues: tuple[str, ...]
-    clock: StoreClock
-    turns: TurnQueue
-    flusher: Flusher
-    attempts: Attempts
-    draining: bool
-    resting: set[RunId]
-    """Runs that wait for something from outside and do nothing here."""
-
-    def came_to_rest(self) -> None:
-        """Take note that a run has begun to wait."""
-
-    def left(self, execution: "Execution", ending: Ending | None) -> None:
-        """Take note that the run is not owned here any more; None: somebody else has it, or closed it."""
-
-    def awaited(self, run_id: RunId) -> bool:
-        """Tell whether somebody in this process waits for the run to close."""
-
-    def offer(self, queues: frozenset[str]) -> None:
-        """Take note that there are tasks to take from these queues."""
-
-
 class Execution:
     """A run while this worker owns it."""
 
@@ -97,6 +69,7 @@ class Execution:
         self.home = home
         self.info = claimed.info
         self.over = False
+        self._let_go = False
         self._definition = definition
         self._history: Sequence[Turn] = claimed.history
         self._run: Run | None = None
@@ -131,6 +104,10 @@ class Execution:
     def receive(self, items: Sequence[InboxItem]) -> None:
         """Take messages from the inbox in the order of their numbers; what was taken before is ignored."""
         for item in items:
+            if item.event is None:
+                self._let_go = True
+                self.drain()
+                continue
             if item.number != self._seen + 1 or self.over:
                 continue
             self._seen = item.number
@@ -148,6 +125,10 @@ class Execution:
         """Drop the run without a word to the store: it is not ours any more."""
         if not self.over:
             self._leave(None)
+
+    @property
+    def _leaving(self) -> bool:
+        return self._let_go or self.home.draining
 
     def _post(self, event: Incoming) -> None:
         self._incoming.append(event)
@@ -210,7 +191,7 @@ class Execution:
         placed = Placed()
         if decision.closing is not None:
             ending = self._close(_STATES[type(decision.closing)], decision.closing)
-        elif self.home.draining and not self._local:
+        elif self._leaving and not self._local:
             ending = Release()
         else:
             placed = place(self.home, run, decision, self._remote, everything=everything)
@@ -282,7 +263,7 @@ class Execution:
         self._settle()
 
     def _start(self, pending: PendingActivity) -> None:
-        if pending.seq in self._local or self.home.draining:
+        if pending.seq in self._local or self._leaving:
             return
         self._local.add(pending.seq)
         info = ActivityInfo(
@@ -319,7 +300,7 @@ class Execution:
             self._schedule()
             return
         self._cancel_wake()
-        if self.home.draining and not self._local:
+        if self._leaving and not self._local:
             self._give_up(Release())
             return
         wait = self._until_next()

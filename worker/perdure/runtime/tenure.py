@@ -196,6 +196,8 @@ class Tenure:
             self.polling
             and not self.draining
             and new.key is None
+            and not new.suspended
+            and new.build in {None, self.build}
             and new.namespace == self.charge.info.namespace
             and new.queue in self.queues
             and new.workflow in self.charge.workflows

@@ -27,6 +27,7 @@ from perdure.model.runs import (
     ClaimedTask,
     Commit,
     Committed,
+    Expired,
     Hint,
     HistoryEvent,
     InboxItem,
@@ -68,6 +69,13 @@ POISON_MESSAGE = (
 )
 
 UNKNOWN_WORKFLOW_MESSAGE = "no worker that serves queue {queue} knows workflow {workflow}; start one that has it"
+
+ABSENT_BUILD = "NoWorkerOfBuild"
+"""The reason of runs that are held because no worker of their build can take them: `Store.recover` frees them too."""
+
+ABSENT_BUILD_MESSAGE = (
+    "no worker of build {build} serves queue {queue} and knows workflow {workflow}, and no other may take it; start one"
+)
 
 
 class CommitRefusedError(PayloadError):
@@ -123,7 +131,8 @@ class Store(Protocol):
 
         While an instance of this id is open its run is returned instead, and a ``key`` that was ever used returns
         its run; the caller compares the workflow. The new run is `READY`; with a ``taker`` whose lease is in force it
-        is `OWNED` from the start, and turn 0 is the one that the taker has begun with.
+        is `OWNED` from the start, and turn 0 is the one that the taker has begun with. Nobody offers to take a run
+        that is suspended or meant for another build.
         """
 
     async def adopt(self, run_id: RunId, key: str) -> None:
@@ -150,8 +159,8 @@ class Store(Protocol):
     async def resign(self, lease: Lease) -> None:
         """Give back every owned run and task at once and forget the worker. Doing it twice is fine."""
 
-    async def expire(self, namespace: str, worker_name: str) -> int:
-        """Take the leases of the workers of this name away at once; return how many there were.
+    async def expire(self, namespace: str, worker_name: str) -> Expired:
+        """Take the leases of the workers of this name away at once.
 
         Their runs and tasks are ready again, and those of other workers that have vanished, as after `recover`.
         """
@@ -160,21 +169,30 @@ class Store(Protocol):
         """Make runs and tasks of vanished workers ready again, and held runs that this worker's code may free.
 
         A run whose owners vanished `POISONOUS` times in a row without recording anything is held as `POISON` instead.
-        A held run of this worker's queues is freed when this worker knows its workflow and either no worker of this
-        build held it since it last slept, or it was held as `UNKNOWN_WORKFLOW`. Returns the number of runs made ready.
+        A held run of this worker's queues is freed when this worker may take it and either no worker of this build held
+        it since it last slept, or it was held as `UNKNOWN_WORKFLOW` or `ABSENT_BUILD`. Returns the number of runs made
+        ready.
         """
 
     async def hold_unknown(self, lease: Lease) -> int:
-        """Hold ready runs of this worker's queues whose workflow no worker of the namespace and queue knows.
+        """Hold ready runs of this worker's queues whose workflow no worker of the namespace, queue and build knows.
 
-        Their reason is `UNKNOWN_WORKFLOW`, so that `recover` frees them once a worker knows it. Returns how many.
+        Their reason is `UNKNOWN_WORKFLOW`, or `ABSENT_BUILD` for those that only one build may take, so that `recover`
+        frees them once there is such a worker. Suspended runs are left alone. Returns how many.
         """
 
     async def resume(self, namespace: str, instance: str) -> RunId | None:
         """Make a held run ready again; None when there is no held run of this id."""
 
+    async def suspend(self, namespace: str, instance: str, *, suspended: bool) -> RunId | None:
+        """Let nobody take the open run until it is resumed in the same way; its owner is told to let go of it.
+
+        Messages, timers and the timeout are kept and count on. A request to cancel ends the suspension, and None is the
+        answer to a suspension after it, as when there is no open run.
+        """
+
     async def claim(self, lease: Lease, limit: int) -> list[ClaimedRun]:
-        """Become the owner of up to ``limit`` runs of this worker's queues and workflows.
+        """Become the owner of up to ``limit`` runs of this worker's queues, workflows and build.
 
         Parked runs whose time has come are first, so that a backlog of new runs cannot keep a timer from firing;
         then ready ones by priority, then age. A run that `SUSPECT` owners did not survive is taken alone, before all.
@@ -195,7 +213,7 @@ class Store(Protocol):
         """Return the unconsumed messages that came while this worker owned their run, by run and number.
 
         Those that were there before came with the claim. A run that was closed from outside shows once, with its
-        closing event as the last message.
+        closing event as the last message. A run that is to be suspended shows in every answer until it is let go.
         """
 
     async def claim_tasks(self, lease: Lease, limit: int) -> list[ClaimedTask]:
@@ -259,6 +277,15 @@ class Census:
     queues: Mapping[str, Queue]
 
 
+@dataclass(frozen=True, slots=True)
+class Poller:
+    """Some worker whose lease is in force serves this queue with this build."""
+
+    namespace: str
+    queue: str
+    build: str
+
+
 class ReadStore(Protocol):
     """Everything that looks at runs."""
 
@@ -288,6 +315,9 @@ class ReadStore(Protocol):
 
     async def census(self, namespaces: Sequence[str] | None) -> Census:
         """Count what is open in these namespaces, None: in all. It reads every open run: ask now and then."""
+
+    async def pollers(self) -> frozenset[Poller]:
+        """Return which queues are served with which builds, in all namespaces."""
 
     async def status_changes(self, limit: int) -> list[StatusChange]:
         """Return changes of runs with a key, oldest first, of all namespaces."""

@@ -52,7 +52,7 @@ class MemoryStore(MemoryWorkers):
     async def start(self, new: NewRun, taker: Taker | None = None) -> Started:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
         event = records.started_event(new)
-        records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "")
+        records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "", new.build or "")
         with self.lock:
             for run in self.runs.values():
                 if new.key is not None and run.key == new.key:
@@ -71,6 +71,8 @@ class MemoryStore(MemoryWorkers):
                 priority=new.priority,
                 created_at=now,
                 deadline=None if new.timeout is None else now + round(new.timeout * 1_000_000),
+                suspended=new.suspended,
+                build=new.build,
             )
             beginning = taker.begin(new, event) if taker is not None else None
             turn = beginning.turn if beginning is not None else None
@@ -106,7 +108,7 @@ class MemoryStore(MemoryWorkers):
             if run is None:
                 return None
             if isinstance(event, WorkflowExecutionCancelRequested):
-                run.cancel_requested = True
+                run.cancel_requested, run.suspended = True, False
             run.put_mail(event)
             self._hint_mail(run)
             return run.id
@@ -143,6 +145,21 @@ class MemoryStore(MemoryWorkers):
             self._free_held(run)
             return run.id
 
+    async def suspend(self, namespace: str, instance: str, *, suspended: bool) -> RunId | None:
+        """Let nobody take the open run, or let them again."""
+        with self.lock:
+            run = self._open_run(namespace, instance)
+            if run is None or (suspended and run.cancel_requested):
+                return None
+            if run.suspended != suspended:
+                run.suspended = suspended
+                self._changed(run)
+            if not suspended:
+                self.hint(Hint(queues=frozenset({run.queue})))
+            elif run.owner is not None:
+                self.hint(Hint(workers=frozenset({run.owner})))
+            return run.id
+
     # What owners do
 
     async def claim(self, lease: Lease, limit: int) -> list[ClaimedRun]:
@@ -150,11 +167,7 @@ class MemoryStore(MemoryWorkers):
         with self.lock:
             me = self._fence(lease).info
             now = self.clock()
-            mine = [
-                run
-                for run in self.runs.values()
-                if run.namespace == lease.namespace and run.queue in me.queues and run.workflow in me.workflows
-            ]
+            mine = [run for run in self.runs.values() if run.is_for(me) and not run.suspended]
             due = [
                 run for run in mine if run.state is RunState.PARKED and run.wake_at is not None and run.wake_at <= now
             ]
@@ -213,6 +226,8 @@ class MemoryStore(MemoryWorkers):
             items: list[InboxItem] = []
             for run in self.runs.values():
                 mine = [number for number, row in run.inbox.items() if row.owner == lease.worker]
+                if run.owner == lease.worker and run.suspended:
+                    items.append(InboxItem(run.id, 0, None))
                 if run.owner == lease.worker or run.state.closed:
                     try:
                         items += [

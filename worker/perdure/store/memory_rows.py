@@ -15,7 +15,7 @@ from perdure.model import codec
 from perdure.model.events import Failure, Incoming, Microseconds, Turn
 from perdure.model.runs import HistoryEvent, RunId, RunState, RunSummary, WorkerId, WorkerInfo
 from perdure.store import records
-from perdure.store.base import Census, Queue, RunFilter, StatusChange
+from perdure.store.base import Census, Poller, Queue, RunFilter, StatusChange
 
 
 @dataclass
@@ -78,6 +78,8 @@ class RunRow:
     hold_message: str = ""
     held_builds: set[str] = field(default_factory=set)
     cancel_requested: bool = False
+    suspended: bool = False
+    build: str | None = None
     claimed_at: Microseconds = 0
     takeovers: int = 0
     taken_turn: int | None = None
@@ -89,6 +91,15 @@ class RunRow:
     def turns(self) -> tuple[Turn, ...]:
         """Return the history, in order."""
         return tuple(codec.decode_turn(seq, data) for seq, data in sorted(self.history.items()))
+
+    def is_for(self, worker: WorkerInfo) -> bool:
+        """Tell whether a worker serves the queue, knows the workflow and is of the right build."""
+        return (
+            worker.namespace == self.namespace
+            and self.queue in worker.queues
+            and self.workflow in worker.workflows
+            and self.build in {None, worker.build}
+        )
 
     def put_mail(self, event: Incoming) -> None:
         """Number a message and wake the run if it sleeps."""
@@ -185,8 +196,8 @@ class MemoryReads:
                 for run in self.runs.values()
                 if not run.state.closed and (namespaces is None or run.namespace in namespaces)
             ]
-            ready = [run for run in runs if run.state is RunState.READY]
-            due = [run for run in runs if run.state is RunState.PARKED and run.wake_at is not None]
+            ready = [run for run in runs if run.state is RunState.READY and not run.suspended]
+            due = [run for run in runs if run.state is RunState.PARKED and not run.suspended]
             due = [run for run in due if run.wake_at is not None and run.wake_at <= now]
             tasks = [task for run in runs for task in run.tasks.values()]
             tasks = [task for task in tasks if task.owner is None and task.available_at <= now]
@@ -217,6 +228,17 @@ class MemoryReads:
                     )
                     for queue in {*waiting, *offered, *workers}
                 },
+            )
+
+    async def pollers(self) -> frozenset[Poller]:
+        """Return which queues are served with which builds."""
+        with self.lock:
+            now = self.clock()
+            return frozenset(
+                Poller(worker.info.namespace, queue, worker.info.build)
+                for worker in self.workers_by_id.values()
+                if worker.expires_at > now
+                for queue in worker.info.queues
             )
 
     async def status_changes(self, limit: int) -> list[StatusChange]:
@@ -255,4 +277,6 @@ class MemoryReads:
             hold_message=run.hold_message,
             cancel_requested=run.cancel_requested,
             outcome=outcome,
+            suspended=run.suspended,
+            build=run.build,
         )

@@ -12,6 +12,7 @@ from perdure.errors import LeaseLostError
 from perdure.model.events import Microseconds
 from perdure.model.runs import (
     ClaimedTask,
+    Expired,
     Hint,
     Lease,
     Renewal,
@@ -24,7 +25,16 @@ from perdure.model.runs import (
     move,
 )
 from perdure.store import records
-from perdure.store.base import POISON, POISON_MESSAGE, POISONOUS, SUSPECT, UNKNOWN_WORKFLOW, UNKNOWN_WORKFLOW_MESSAGE
+from perdure.store.base import (
+    ABSENT_BUILD,
+    ABSENT_BUILD_MESSAGE,
+    POISON,
+    POISON_MESSAGE,
+    POISONOUS,
+    SUSPECT,
+    UNKNOWN_WORKFLOW,
+    UNKNOWN_WORKFLOW_MESSAGE,
+)
 from perdure.store.memory_rows import MemoryReads, RunRow, TaskRow, WorkerRow
 
 
@@ -74,7 +84,7 @@ class MemoryWorkers(MemoryReads):
                 self._dismiss({lease.worker})
                 self._free_orphans(lease.namespace, {lease.worker})
 
-    async def expire(self, namespace: str, worker_name: str) -> int:
+    async def expire(self, namespace: str, worker_name: str) -> Expired:
         """Take the leases of the workers of this name away, and give back what they had."""
         with self.lock:
             gone = {
@@ -83,11 +93,11 @@ class MemoryWorkers(MemoryReads):
                 if worker.info.namespace == namespace and worker.info.name == worker_name
             }
             self._dismiss(gone)
-            if gone:
-                vanished = self._vanished_owners()
-                self._count_takeovers(namespace, vanished)
-                self._free_orphans(namespace, vanished)
-            return len(gone)
+            vanished = self._vanished_owners() if gone else set()
+            orphans = [run for run in self.runs.values() if run.namespace == namespace and run.owner in vanished]
+            self._count_takeovers(namespace, vanished)
+            self._free_orphans(namespace, vanished)
+            return Expired(len(gone), tuple(run.key for run in orphans if run.key is not None))
 
     async def recover(self, lease: Lease) -> int:
         """Make ready what vanished workers had, and held runs that this worker's code may free."""
@@ -100,10 +110,8 @@ class MemoryWorkers(MemoryReads):
             for run in self.runs.values():
                 if (
                     run.state is RunState.HELD
-                    and run.namespace == lease.namespace
-                    and run.queue in me.queues
-                    and run.workflow in me.workflows
-                    and (me.build not in run.held_builds or run.hold_reason == UNKNOWN_WORKFLOW)
+                    and run.is_for(me)
+                    and (me.build not in run.held_builds or run.hold_reason in {UNKNOWN_WORKFLOW, ABSENT_BUILD})
                 ):
                     self._free_held(run)
                     freed += 1
@@ -123,12 +131,11 @@ class MemoryWorkers(MemoryReads):
             for run in self.runs.values():
                 if run.state is not RunState.READY or run.namespace != lease.namespace or run.queue not in me.queues:
                     continue
-                if not any(
-                    w.namespace == run.namespace and run.queue in w.queues and run.workflow in w.workflows
-                    for w in alive
-                ):
-                    run.state, run.hold_reason = move(run.state, RunState.HELD), UNKNOWN_WORKFLOW
-                    run.hold_message = UNKNOWN_WORKFLOW_MESSAGE.format(queue=run.queue, workflow=run.workflow)
+                if not run.suspended and not any(run.is_for(worker) for worker in alive):
+                    run.state = move(run.state, RunState.HELD)
+                    run.hold_reason = UNKNOWN_WORKFLOW if run.build is None else ABSENT_BUILD
+                    message = UNKNOWN_WORKFLOW_MESSAGE if run.build is None else ABSENT_BUILD_MESSAGE
+                    run.hold_message = message.format(queue=run.queue, workflow=run.workflow, build=run.build)
                     self._changed(run)
                     held += 1
             return held

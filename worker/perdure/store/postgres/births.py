@@ -83,7 +83,7 @@ class Births:
 
     async def start(self, new: NewRun, taker: Taker | None) -> tuple[Started, Hint]:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
-        records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "")
+        records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "", new.build or "")
         birth = _Birth(new, records.started_event(new))
         if taker is not None:
             birth.lease, birth.beginning = taker.lease, taker.begin(new, birth.started)
@@ -165,6 +165,8 @@ def _parameters(batch: Sequence[_Birth], tag: int) -> dict[str, object]:
         "timeouts": int8s([None if run.timeout is None else round(run.timeout * 1_000_000) for run in new]),
         "events": byteas([birth.event for birth in batch]),
         "turns": byteas([birth.turn for birth in batch]),
+        "suspended": int4s([1 if run.suspended else None for run in new] if any(run.suspended for run in new) else []),
+        "builds": texts([run.build for run in new] if any(run.build for run in new) else []),
         "payload_places": int8s([place for place, _, _ in outside]),
         "payload_ordinals": int4s([ordinal for _, ordinal, _ in outside]),
         "payloads": byteas([data for _, _, data in outside]),

@@ -7,9 +7,16 @@ import secrets
 from collections.abc import Sequence
 
 from perdure.errors import LeaseLostError
-from perdure.model.runs import Hint, Lease, Renewal, WorkerId, WorkerInfo
+from perdure.model.runs import Expired, Hint, Lease, Renewal, WorkerId, WorkerInfo
 from perdure.store import records
-from perdure.store.base import POISON, POISON_MESSAGE, UNKNOWN_WORKFLOW, UNKNOWN_WORKFLOW_MESSAGE
+from perdure.store.base import (
+    ABSENT_BUILD,
+    ABSENT_BUILD_MESSAGE,
+    POISON,
+    POISON_MESSAGE,
+    UNKNOWN_WORKFLOW,
+    UNKNOWN_WORKFLOW_MESSAGE,
+)
 from perdure.store.postgres.arrays import boolean, int8, text, texts
 from perdure.store.postgres.connection import Lane, LeaseLine
 
@@ -63,19 +70,20 @@ async def resign(lane: Lane, lease: Lease) -> Hint:
     return hint
 
 
-async def expire(lane: Lane, namespace: str, worker_name: str) -> tuple[int, Hint]:
+async def expire(lane: Lane, namespace: str, worker_name: str) -> tuple[Expired, Hint]:
     """Take the leases of the workers of this name away, and give back what they had."""
     count, hint = await _expel(lane, {**NOBODY, "namespace": text(namespace), "name": text(worker_name)})
+    keys: Sequence[str] = ()
     if count:
         # A claim that was in flight took runs that the statement before could not see.
-        _, _, more = await _recover(lane, namespace, NOBODY)
+        _, _, keys, more = await _recover(lane, namespace, NOBODY)
         hint |= more
-    return count, hint
+    return Expired(count, tuple(keys)), hint
 
 
 async def recover(lane: Lane, lease: Lease) -> tuple[int, Hint]:
     """Make ready what vanished workers had, and held runs that this worker's code may free."""
-    alive, freed, hint = await _recover(lane, lease.namespace, fence(lease))
+    alive, freed, _, hint = await _recover(lane, lease.namespace, fence(lease))
     if not alive:
         raise lost(lease)
     return freed, hint
@@ -85,7 +93,13 @@ async def hold_unknown(lane: Lane, lease: Lease) -> tuple[int, Hint]:
     """Hold ready runs that no worker can take."""
     rows = await lane.fetch(
         "hold_unknown",
-        {**fence(lease), "unknown": text(UNKNOWN_WORKFLOW), "message": text(UNKNOWN_WORKFLOW_MESSAGE)},
+        {
+            **fence(lease),
+            "unknown": text(UNKNOWN_WORKFLOW),
+            "unknown_message": text(UNKNOWN_WORKFLOW_MESSAGE),
+            "absent": text(ABSENT_BUILD),
+            "absent_message": text(ABSENT_BUILD_MESSAGE),
+        },
     )
     alive, held, changed = rows[0]
     if not alive:
@@ -99,7 +113,7 @@ async def _expel(lane: Lane, parameters: dict[str, object]) -> tuple[int, Hint]:
     return count, _work(queues)
 
 
-async def _recover(lane: Lane, namespace: str, parameters: dict[str, object]) -> tuple[bool, int, Hint]:
+async def _recover(lane: Lane, namespace: str, parameters: dict[str, object]) -> tuple[bool, int, Sequence[str], Hint]:
     rows = await lane.fetch(
         "recover",
         {
@@ -107,12 +121,13 @@ async def _recover(lane: Lane, namespace: str, parameters: dict[str, object]) ->
             "unleased": boolean(parameters["worker"] is None),
             "namespace": text(namespace),
             "unknown": text(UNKNOWN_WORKFLOW),
+            "absent": text(ABSENT_BUILD),
             "poison": text(POISON),
             "poison_message": text(POISON_MESSAGE),
         },
     )
-    alive, freed, queues, changed = rows[0]
-    return alive, freed, _work(queues) | Hint(changed=changed)
+    alive, freed, queues, changed, keys = rows[0]
+    return alive, freed, keys or (), _work(queues) | Hint(changed=changed)
 
 
 def _work(queues: Sequence[str] | None) -> Hint:

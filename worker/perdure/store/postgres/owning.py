@@ -121,6 +121,9 @@ class Inbox:
         for run_id, number, body, closed in found:
             if run_id is None:
                 continue
+            if body is None:
+                items.append(InboxItem(RunId(run_id), number, None))
+                continue
             try:
                 if run_id not in unreadable:
                     items.append(InboxItem(RunId(run_id), number, records.decode_inbox(body)))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from perdure.model.runs import HistoryEvent, RunId, RunSummary, WorkerId
 from perdure.store import records
-from perdure.store.base import Census, Queue, RunFilter, StatusChange
+from perdure.store.base import Census, Poller, Queue, RunFilter, StatusChange
 from perdure.store.postgres import rows
 from perdure.store.postgres.arrays import int4, int4s, int8, int8s, text, texts
 from perdure.store.postgres.connection import Lane
@@ -83,6 +83,10 @@ class PostgresReads:
                 if kind == "queue"
             },
         )
+
+    async def pollers(self) -> frozenset[Poller]:
+        """Return which queues are served with which builds."""
+        return frozenset(Poller(*row) for row in await self._reads.fetch("pollers", {}))
 
     async def status_changes(self, limit: int) -> list[StatusChange]:
         """Return changes of runs with a key, oldest first."""

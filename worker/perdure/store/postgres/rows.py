@@ -114,4 +114,6 @@ def summary(row: Sequence[Any]) -> RunSummary:
         hold_message=row[17],
         cancel_requested=row[18],
         outcome=None if row[19] is None else records.outcome_for_readers(row[19]),
+        suspended=row[20],
+        build=row[21],
     )

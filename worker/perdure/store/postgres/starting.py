@@ -1,7 +1,7 @@
-"""What clients do to runs: terminate, resume. One statement each, no lease; see `births` and `deliveries` for the rest.
+"""What clients do to runs: terminate, resume, suspend. One statement each, no lease.
 
 What lives here: free functions of a lane; each returns its answer and the hint that follows from it. `store` puts
-them together.
+them together; `births` and `deliveries` have the rest.
 """
 
 import msgspec
@@ -10,7 +10,7 @@ from psycopg import errors
 from perdure.model.events import WorkflowExecutionTerminated
 from perdure.model.runs import Hint, RunId, WorkerId
 from perdure.store import records
-from perdure.store.postgres.arrays import Bytea, int8, text
+from perdure.store.postgres.arrays import Bytea, boolean, int8, text
 from perdure.store.postgres.connection import Lane, Parameters, Row
 
 NOTHING = Hint()
@@ -75,3 +75,16 @@ async def adopt(lane: Lane, run_id: RunId, key: str) -> Hint:
     """Give a run the key of another object. A repeat tells of the change once more, which does no harm."""
     rows = await lane.fetch("adopt", {"run": int8(run_id), "key": text(key)})
     return Hint(changed=bool(rows))
+
+
+async def suspend(lane: Lane, namespace: str, instance: str, *, suspended: bool) -> tuple[RunId | None, Hint]:
+    """Let nobody take the open run, or let them again."""
+    parameters = {"namespace": text(namespace), "instance": text(instance), "suspended": boolean(suspended)}
+    rows = await lane.fetch("suspend", parameters)
+    if not rows:
+        return None, NOTHING
+    run_id, owner, queue, changed = rows[0]
+    if suspended:
+        told = frozenset() if owner is None else frozenset({WorkerId(owner)})
+        return RunId(run_id), Hint(workers=told, changed=changed)
+    return RunId(run_id), Hint(queues=frozenset({queue}), changed=changed)

@@ -17,6 +17,7 @@ from perdure.model.runs import (
     ClaimedTask,
     Commit,
     Committed,
+    Expired,
     Hint,
     Hold,
     InboxItem,
@@ -122,6 +123,12 @@ class PostgresStore(PostgresReads):
         """Give a run the key of another object."""
         self.hint(await starting.adopt(self._misc, run_id, key))
 
+    async def suspend(self, namespace: str, instance: str, *, suspended: bool) -> RunId | None:
+        """Let nobody take the open run, or let them again."""
+        run_id, hint = await starting.suspend(self._misc, namespace, instance, suspended=suspended)
+        self.hint(hint)
+        return run_id
+
     # Workers and their leases
 
     async def register(self, info: WorkerInfo) -> Lease:
@@ -136,11 +143,11 @@ class PostgresStore(PostgresReads):
         """Give back every owned run and task and forget the worker."""
         self.hint(await leasing.resign(self._misc, lease))
 
-    async def expire(self, namespace: str, worker_name: str) -> int:
+    async def expire(self, namespace: str, worker_name: str) -> Expired:
         """Take the leases of the workers of this name away, and give back what they had."""
-        count, hint = await leasing.expire(self._misc, namespace, worker_name)
+        expired, hint = await leasing.expire(self._misc, namespace, worker_name)
         self.hint(hint)
-        return count
+        return expired
 
     async def recover(self, lease: Lease) -> int:
         """Make ready what vanished workers had, and held runs that this worker's code may free."""

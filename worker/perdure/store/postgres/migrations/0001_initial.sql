@@ -36,11 +36,14 @@ CREATE TABLE perdure.run (
     mail             integer NOT NULL DEFAULT 0,
     priority         integer NOT NULL DEFAULT 0,
     cancel_requested boolean NOT NULL DEFAULT false,
+    suspended        boolean NOT NULL DEFAULT false,
     namespace        text NOT NULL,
     instance         text NOT NULL,
     workflow         text NOT NULL,
     queue            text NOT NULL,
     key              text,
+    -- The only build whose workers may take it; NULL: every one.
+    build            text,
     status_text      text,
     progress         text,
     state            smallint NOT NULL DEFAULT 0,
@@ -59,10 +62,13 @@ COMMENT ON TABLE perdure.run IS 'state: 0 ready, 1 owned, 2 parked, 3 held, 10 c
 CREATE UNIQUE INDEX run_open ON perdure.run (namespace, instance) WHERE closed_at IS NULL;
 CREATE INDEX run_closed ON perdure.run (hashtext(instance)) WHERE closed_at IS NOT NULL;
 CREATE UNIQUE INDEX run_key ON perdure.run (key) WHERE key IS NOT NULL;
-CREATE INDEX run_ready ON perdure.run (namespace, queue, priority DESC, id) WHERE state = 0;
+CREATE INDEX run_ready ON perdure.run (namespace, queue, priority DESC, id) WHERE state = 0 AND NOT suspended;
 CREATE INDEX run_suspect ON perdure.run (namespace, queue, id) WHERE state = 0 AND takeovers >= 2;
-CREATE INDEX run_due ON perdure.run (namespace, queue, wake_at) WHERE state = 2 AND wake_at IS NOT NULL;
+CREATE INDEX run_due ON perdure.run (namespace, queue, wake_at)
+    WHERE state = 2 AND wake_at IS NOT NULL AND NOT suspended;
 CREATE INDEX run_owned ON perdure.run (owner) WHERE state = 1;
+-- Empty but for the moments until an owner lets go.
+CREATE INDEX run_suspended ON perdure.run (owner) WHERE state = 1 AND suspended;
 CREATE INDEX run_held ON perdure.run (namespace, queue) WHERE state = 3;
 
 CREATE TABLE perdure.history (
@@ -124,7 +130,7 @@ SELECT r.id, r.instance, r.namespace, r.workflow, r.queue, r.state, r.created_at
        coalesce(r.waiting_for, '') AS waiting_for, coalesce(r.status_text, '') AS status_text,
        coalesce(r.progress, '') AS progress,
        coalesce(r.hold_reason, '') AS hold_reason, coalesce(r.hold_message, '') AS hold_message,
-       r.cancel_requested, r.outcome
+       r.cancel_requested, r.outcome, r.suspended, r.build
 FROM perdure.run r
 LEFT JOIN perdure.worker w ON w.id = r.owner;
 COMMENT ON VIEW perdure.summary IS 'Runs as people see them.';

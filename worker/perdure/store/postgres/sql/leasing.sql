@@ -99,7 +99,8 @@ WITH me AS MATERIALIZED (
 ), held AS MATERIALIZED (
     SELECT r.id FROM me JOIN perdure.run r ON r.queue = ANY (me.queues) AND r.workflow = ANY (me.workflows)
     WHERE r.namespace = :namespace::text AND r.state = 3
-      AND (r.hold_reason = :unknown::text OR (me.build = ANY (r.held_builds)) IS NOT TRUE)
+      AND (r.build IS NULL OR r.build = me.build)
+      AND (r.hold_reason IN (:unknown::text, :absent::text) OR (me.build = ANY (r.held_builds)) IS NOT TRUE)
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
 ), freed AS (
@@ -120,7 +121,7 @@ WITH me AS MATERIALIZED (
         ) u LEFT JOIN me ON true
     ) f
     WHERE r.id = f.id
-    RETURNING r.id, r.queue, r.key IS NOT NULL AND (f.visible OR f.held) AS changed, f.held
+    RETURNING r.id, r.queue, r.key, r.key IS NOT NULL AND (f.visible OR f.held) AS changed, f.held
 ), tasks AS (
     UPDATE perdure.task t SET owner = NULL FROM gone
     WHERE t.owner = gone.owner AND t.namespace = :namespace::text
@@ -133,23 +134,30 @@ SELECT EXISTS (SELECT FROM me),
        (SELECT array_agg(DISTINCT queue) FROM (
            SELECT queue FROM freed WHERE NOT held UNION ALL SELECT queue FROM tasks
        ) q),
-       EXISTS (SELECT FROM changed);
+       EXISTS (SELECT FROM changed),
+       (SELECT array_agg(key ORDER BY id) FROM freed WHERE :unleased::boolean AND key IS NOT NULL);
 
 -- name: workers
 SELECT id, name, build FROM perdure.worker
 WHERE namespace = :namespace::text AND expires_at > clock_timestamp()
 ORDER BY id;
 
+-- name: pollers
+SELECT DISTINCT w.namespace, q.queue, w.build
+FROM perdure.worker w CROSS JOIN unnest(w.queues) AS q (queue)
+WHERE w.expires_at > clock_timestamp();
+
 -- name: hold_unknown
 -- Only runs that stay ready although this worker looked for work are read, and no more than a thousand of a queue.
 WITH me AS MATERIALIZED (
-    SELECT namespace, queues, workflows FROM perdure.worker
+    SELECT namespace, build, queues, workflows FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
 ), strange AS MATERIALIZED (
     SELECT found.id
     FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
-        SELECT r.id, r.workflow FROM perdure.run r
-        WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 0 AND r.workflow <> ALL (me.workflows)
+        SELECT r.id, r.workflow, r.build FROM perdure.run r
+        WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 0 AND NOT r.suspended
+          AND (r.workflow <> ALL (me.workflows) OR r.build <> me.build)
         ORDER BY r.priority DESC, r.id
         LIMIT 1000
         FOR NO KEY UPDATE SKIP LOCKED
@@ -158,11 +166,21 @@ WITH me AS MATERIALIZED (
         SELECT FROM perdure.worker w
         WHERE w.namespace = me.namespace AND w.expires_at > clock_timestamp()
           AND q.queue = ANY (w.queues) AND found.workflow = ANY (w.workflows)
+          AND (found.build IS NULL OR found.build = w.build)
     )
 ), held AS (
     UPDATE perdure.run r
-    SET state = 3, hold_reason = :unknown::text,
-        hold_message = replace(replace(:message::text, '{queue}', r.queue), '{workflow}', r.workflow)
+    SET state = 3, hold_reason = CASE WHEN r.build IS NULL THEN :unknown::text ELSE :absent::text END,
+        hold_message = replace(
+            replace(
+                replace(
+                    CASE WHEN r.build IS NULL THEN :unknown_message::text ELSE :absent_message::text END,
+                    '{queue}', r.queue
+                ),
+                '{workflow}', r.workflow
+            ),
+            '{build}', coalesce(r.build, '')
+        )
     FROM strange WHERE r.id = strange.id
     RETURNING r.id, r.key
 ), changed AS (

@@ -14,14 +14,14 @@
 -- A run that two owners in a row did not survive is taken alone and before others, so that it is known which run it was
 -- when a third one vanishes, and no other run goes down with it. After the fifth it is not taken any more.
 WITH me AS MATERIALIZED (
-    SELECT id, namespace, queues, workflows FROM perdure.worker
+    SELECT id, namespace, build, queues, workflows FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
 ), suspect AS MATERIALIZED (
     SELECT found.id
     FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
         SELECT r.id FROM perdure.run r
         WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 0 AND r.takeovers >= 2 AND r.takeovers < 5
-          AND r.workflow = ANY (me.workflows)
+          AND NOT r.suspended AND r.workflow = ANY (me.workflows) AND (r.build IS NULL OR r.build = me.build)
         ORDER BY r.id
         LIMIT least(:limit::integer, 1)
         FOR NO KEY UPDATE SKIP LOCKED
@@ -33,7 +33,7 @@ WITH me AS MATERIALIZED (
     FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
         SELECT r.id, r.wake_at FROM perdure.run r
         WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 2 AND r.wake_at <= now()
-          AND r.workflow = ANY (me.workflows)
+          AND NOT r.suspended AND r.workflow = ANY (me.workflows) AND (r.build IS NULL OR r.build = me.build)
         ORDER BY r.wake_at
         LIMIT CASE WHEN EXISTS (SELECT FROM suspect) THEN 0 ELSE :limit::integer END
         FOR NO KEY UPDATE SKIP LOCKED
@@ -45,7 +45,7 @@ WITH me AS MATERIALIZED (
     FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
         SELECT r.id, r.priority FROM perdure.run r
         WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 0 AND r.takeovers < 2
-          AND r.workflow = ANY (me.workflows)
+          AND NOT r.suspended AND r.workflow = ANY (me.workflows) AND (r.build IS NULL OR r.build = me.build)
         ORDER BY r.priority DESC, r.id
         LIMIT CASE
             WHEN EXISTS (SELECT FROM suspect) THEN 0 ELSE :limit::integer - (SELECT count(*) FROM due)
@@ -274,13 +274,16 @@ LEFT JOIN perdure.history h ON h.run_id = a.run_id AND h.seq = a.seq
 WHERE a.place = ANY (:places::bigint[]);
 
 -- name: inbox
--- What came while this worker owned the run; a closed run has one last message that says so.
+-- What came while this worker owned the run; a closed run has one last message that says so. A run that is to be
+-- suspended shows every time, without a message, until its owner lets it go.
 SELECT i.run_id, i.number, i.body, i.state >= 10
 FROM perdure.worker w
 LEFT JOIN LATERAL (
     SELECT i.run_id, i.number, i.body, r.state
     FROM perdure.inbox i JOIN perdure.run r ON r.id = i.run_id
     WHERE i.owner = w.id AND (r.owner = w.id OR r.state >= 10)
+    UNION ALL
+    SELECT r.id, 0, NULL, r.state FROM perdure.run r WHERE r.owner = w.id AND r.state = 1 AND r.suspended
 ) i ON true
 WHERE w.id = :worker::bigint AND w.epoch = :epoch::bigint AND w.expires_at > clock_timestamp()
 ORDER BY i.run_id, i.number;

@@ -69,12 +69,13 @@ WITH waiting AS (
     SELECT queue, count(*) AS runs, 0 AS activities, 0 AS workers,
            min(created_at) FILTER (WHERE claims = 0) AS since
     FROM perdure.run
-    WHERE state = 0 AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]))
+    WHERE state = 0 AND NOT suspended AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]))
     GROUP BY queue
     UNION ALL
     SELECT queue, count(*), 0, 0, min(wake_at)
     FROM perdure.run
-    WHERE state = 2 AND wake_at <= now() AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]))
+    WHERE state = 2 AND wake_at <= now() AND NOT suspended
+      AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]))
     GROUP BY queue
     UNION ALL
     SELECT queue, 0, count(*), 0, min(available_at)

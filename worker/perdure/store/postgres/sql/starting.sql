@@ -15,8 +15,11 @@ WITH fence AS MATERIALIZED (
            coalesce(k.created_at, o.created_at) AS known_since
     FROM unnest(
         :namespaces::text[], :instances::text[], :workflows::text[], :queues::text[], :keys::text[],
-        :priorities::integer[], :timeouts::bigint[], :events::bytea[], :turns::bytea[], :taken::integer[]
-    ) WITH ORDINALITY AS a (namespace, instance, workflow, queue, key, priority, timeout, event, turn, taken, place)
+        :priorities::integer[], :timeouts::bigint[], :events::bytea[], :turns::bytea[], :taken::integer[],
+        :suspended::integer[], :builds::text[]
+    ) WITH ORDINALITY AS a (
+        namespace, instance, workflow, queue, key, priority, timeout, event, turn, taken, suspended, build, place
+    )
     LEFT JOIN perdure.run k ON k.key = a.key
     LEFT JOIN perdure.run o ON o.namespace = a.namespace AND o.instance = a.instance AND o.closed_at IS NULL
 ), placed AS MATERIALIZED (
@@ -27,9 +30,9 @@ WITH fence AS MATERIALIZED (
     ) n
 ), created AS (
     INSERT INTO perdure.run (
-        id, namespace, instance, workflow, queue, key, priority, deadline, state, owner, claim, claims
+        id, namespace, instance, workflow, queue, key, build, priority, suspended, deadline, state, owner, claim, claims
     )
-    SELECT id, namespace, instance, workflow, queue, key, priority, now() + timeout * interval '1 microsecond',
+    SELECT id, namespace, instance, workflow, queue, key, build, priority, suspended IS NOT NULL, now() + timeout * interval '1 microsecond',
            CASE WHEN owner IS NULL THEN 0 ELSE 1 END, owner, :claim::bigint,
            CASE WHEN owner IS NULL THEN 0 ELSE 1 END
     FROM placed
@@ -93,7 +96,8 @@ WITH asked AS MATERIALIZED (
     SET mail = r.mail + cardinality(a.bodies),
         state = CASE WHEN r.state = 2 THEN 0 ELSE r.state END,
         wake_at = NULL,
-        cancel_requested = r.cancel_requested OR a.cancel
+        cancel_requested = r.cancel_requested OR a.cancel,
+        suspended = r.suspended AND NOT a.cancel
     FROM asked a
     WHERE r.namespace = a.namespace AND r.instance = a.instance AND r.closed_at IS NULL
       AND (NOT :several::boolean OR r.id IN (SELECT id FROM locked))
@@ -181,6 +185,23 @@ SELECT id, queue, key IS NOT NULL FROM target;
 -- name: resumed
 SELECT id, queue, key IS NOT NULL FROM perdure.run
 WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL AND state <> 3;
+
+-- name: suspend
+-- Sets the wish, or takes it back. A run that is asked to cancel goes on, so that it can.
+WITH target AS MATERIALIZED (
+    SELECT id, key, owner, queue, suspended FROM perdure.run
+    WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL
+      AND NOT (cancel_requested AND :suspended::boolean)
+    FOR NO KEY UPDATE
+), told AS (
+    UPDATE perdure.run r SET suspended = :suspended::boolean
+    FROM target
+    WHERE r.id = target.id AND target.suspended <> :suspended::boolean
+    RETURNING r.id
+), changed AS (
+    INSERT INTO perdure.status_change (run_id) SELECT told.id FROM told JOIN target USING (id) WHERE target.key IS NOT NULL
+)
+SELECT id, owner, queue, key IS NOT NULL FROM target;
 
 -- name: notify
 SELECT count(pg_notify('perdure', payload)) FROM unnest(:payloads::text[]) AS p (payload);
