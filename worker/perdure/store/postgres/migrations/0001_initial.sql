@@ -200,7 +200,7 @@ COMMENT ON VIEW perdure.events IS 'Histories by event: SELECT * FROM perdure.eve
 -- have ended.
 CREATE VIEW perdure.demand AS
 SELECT namespace, queue, count(*) AS amount
-FROM perdure.run WHERE state = 0
+FROM perdure.run WHERE state = 0 AND NOT suspended
 GROUP BY namespace, queue
 UNION ALL
 SELECT namespace, queue, count(*)
@@ -208,7 +208,7 @@ FROM perdure.run WHERE state = 1
 GROUP BY namespace, queue
 UNION ALL
 SELECT namespace, queue, count(*)
-FROM perdure.run WHERE state = 2 AND wake_at < now() + interval '30 seconds'
+FROM perdure.run WHERE state = 2 AND wake_at < now() + interval '30 seconds' AND NOT suspended
 GROUP BY namespace, queue
 UNION ALL
 SELECT namespace, queue, count(*)
