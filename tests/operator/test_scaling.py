@@ -25,7 +25,7 @@ def test_a_run_whose_last_worker_has_gone_says_so_and_goes_on_with_the_next(stag
         with stage.worker("--lease", "2") as worker:
             worker.until_it_serves()
             stage.apply("left", "gated", {"gate": "north"})
-            stage.until_phase("left", "Running")
+            stage.until("left", lambda status: status["phase"] == "Running" and "waitingFor" not in status)
             worker.process.kill()
             worker.process.wait()
         status = stage.until("left", lambda status: status.get("waitingFor") == "Workers")
