@@ -43,16 +43,19 @@ RULES = [
 class OperatorProgram:
     """A running operator; what it says is in `log`."""
 
-    def __init__(self, stage: Stage, log: Path, url: str, *options: str, everywhere: bool, lease: str) -> None:
+    def __init__(
+        self, stage: Stage, log: Path, url: str, *options: str, everywhere: bool, environment: dict[str, str]
+    ) -> None:
         self.log = log
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("PERDURE_", "KUBE"))},
             "KUBECONFIG": str(stage.kubeconfig),
             "PERDURE_OPERATOR_LEASE_NAMESPACE": stage.namespace,
-            "PERDURE_OPERATOR_LEASE_SECONDS": lease,
+            "PERDURE_OPERATOR_LEASE_SECONDS": LEASE,
             "PERDURE_OPERATOR_RESYNC_SECONDS": "5",
             "PERDURE_OPERATOR_HEALTH": "127.0.0.1:0",
             "PERDURE_URL": url,
+            **environment,
         }
         self._command = [sys.executable, "-m", "perdure_operator"]
         if everywhere:
@@ -174,11 +177,11 @@ class Stage:
 
     @contextmanager
     def operator(
-        self, *options: str, url: str | None = None, everywhere: bool = False, lease: str = LEASE
+        self, *options: str, url: str | None = None, everywhere: bool = False, **environment: str
     ) -> Iterator[OperatorProgram]:
         """Lend an operator, for the test's namespace or for all; it is killed at the end if it still runs."""
         log = self.folder / f"operator-{len(self.operators) + 1}.log"
-        operator = OperatorProgram(self, log, url or self.url, *options, everywhere=everywhere, lease=lease)
+        operator = OperatorProgram(self, log, url or self.url, *options, everywhere=everywhere, environment=environment)
         self.operators.append(operator)
         try:
             yield operator

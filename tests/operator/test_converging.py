@@ -15,7 +15,7 @@ from tests.support.kubernetes import ControlPlane
 def test_a_deletion_inside_a_gap_of_the_watch_is_noticed(stage: Stage) -> None:
     """The API server has forgotten what happened meanwhile, and kopf's new list tells nobody of what is not in it."""
     stage.operators[-1].stop()
-    with stage.worker() as worker, stage.operator(lease="300") as operator:
+    with stage.worker() as worker, stage.operator(PERDURE_OPERATOR_LEASE_SECONDS="300") as operator:
         worker.until_it_serves()
         operator.until_it_leads()
         for name in ("gone", "kept"):
