@@ -154,10 +154,14 @@ def test_a_census_is_withdrawn_when_the_database_does_not_answer(monkeypatch: py
             database = Database(url)
             backlog = Backlog(database, None)
             counting = asyncio.create_task(backlog.run())
-            while backlog.census is None:  # noqa: ASYNC110  # what is awaited is another process
+
+            def taken() -> bool:
+                return backlog.census is not None
+
+            while not taken():  # noqa: ASYNC110  # what is awaited is another process
                 await asyncio.sleep(0.02)
             await asyncio.to_thread(server.halt)
-            while backlog.census is not None:  # noqa: ASYNC110  # as above
+            while taken():  # noqa: ASYNC110  # as above
                 await asyncio.sleep(0.02)
             assert database.errors == 1
             counting.cancel()
