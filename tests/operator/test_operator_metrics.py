@@ -1,15 +1,20 @@
 """What an operator says about itself and about the database: metrics, probes and records, on real parts."""
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
 from perdure.store.postgres.migrate import migrate
+from perdure_operator import metrics
+from perdure_operator.database import Database
+from perdure_operator.metrics import Backlog
 from tests.operator.stage import OperatorProgram, Stage
 from tests.support.cli import eventually
 from tests.support.kubernetes import ControlPlane
 from tests.support.postgres import EmbeddedServer
+from tests.support.world import run_async
 
 OWN = {
     "perdure_operator_is_leader": "gauge",
@@ -102,6 +107,7 @@ def test_an_operator_lives_while_its_database_is_away(
         stage = Stage(control_plane, kube_namespace, url, tmp_path)
         with stage.operator() as operator:
             eventually(lambda: operator.probe("/readyz")[0] == 200, "an operator that is ready")
+            eventually(lambda: operator.metrics().has("perdure_runs_open"), "a census")
             server.halt()
             eventually(lambda: operator.probe("/readyz")[0] == 503, "an operator that is not ready")
             assert "database" in operator.probe("/readyz")[1]["wrong"]
@@ -135,3 +141,33 @@ def test_records_for_machines_are_json_and_name_the_object_and_the_run(stage: St
         int(run),
         "greet",
     )
+
+
+def test_a_census_is_withdrawn_when_the_database_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "INTERVAL", 0.05)
+    server = EmbeddedServer()
+    try:
+        url = server.create_database()
+        migrate(url)
+
+        async def main() -> None:
+            database = Database(url)
+            backlog = Backlog(database, None)
+            counting = asyncio.create_task(backlog.run())
+
+            def taken() -> bool:
+                return backlog.census is not None
+
+            while not taken():  # noqa: ASYNC110  # what is awaited is another process
+                await asyncio.sleep(0.02)
+            await asyncio.to_thread(server.halt)
+            while taken():  # noqa: ASYNC110  # as above
+                await asyncio.sleep(0.02)
+            assert database.errors == 1
+            counting.cancel()
+            await asyncio.gather(counting, return_exceptions=True)
+            await database.close()
+
+        run_async(main)()
+    finally:
+        server.stop()
