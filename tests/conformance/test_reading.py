@@ -216,6 +216,13 @@ async def test_a_census_counts_what_is_open_and_what_waits(stage: Stage) -> None
 
 
 @behaviour
+async def test_a_suspended_run_is_open_and_asks_for_no_worker(stage: Stage) -> None:
+    await stage.start(suspended=True)
+    census = await stage.store.census(None)
+    assert (census.open, census.queues) == (1, {})
+
+
+@behaviour
 async def test_a_run_that_goes_on_after_a_takeover_is_not_the_oldest_that_waits_to_start(stage: Stage) -> None:
     lease = await stage.worker()
     run_id = await stage.owned(lease)

@@ -185,7 +185,7 @@ async def caller(part: Part) -> None:
         if not await client.store.by_key([part.key]):
             await client.start_new(described(client, "keyed", "keyed", b'{"name":"object"}', part.key))
         await asyncio.gather(
-            play.talk(), play.cancel(), play.terminate("busy"), play.terminate("waiting"), play.resume()
+            play.talk(), play.cancel(), play.terminate("busy"), play.terminate("waiting"), play.resume(), play.suspend()
         )
         await asyncio.gather(*(play.closed(instance) for instance in ("everything", "drifter", "late", "sleeper")))
         (part.folder / "quiet").touch()
@@ -266,6 +266,12 @@ class Play:
 
         await until(mended)
 
+    async def suspend(self) -> None:
+        """Hold a run up, and let it go on."""
+        await self._reached("sleeper", lambda _: True)
+        for suspended in (True, False):
+            await self._store.suspend(self._part.namespace, "sleeper", suspended=suspended)
+
     async def steal(self) -> None:
         """Take the lease of whoever works on the run in vain, twice: then the run is suspected, and survives."""
         taken = 0
@@ -301,9 +307,13 @@ class Play:
         for run in await self._client.list():
             await store.history(run.run_id)
         await store.workers(namespace)
+        assert (await store.census([namespace])).held == {}
+        assert {poller.queue for poller in await store.pollers() if poller.namespace == namespace} >= {"default"}
+        assert [run.id for run in await store.newest([(namespace, "keyed")])] == ["keyed"]
         assert self._part.key not in await store.open_keys()
         (run,) = await store.by_key([self._part.key])
         assert (run.status_text, run.progress) == ("object", "2/2")
+        await store.adopt(run.run_id, self._part.key)
 
         async def all_seen() -> bool:
             changes = await store.status_changes(100)
