@@ -19,9 +19,7 @@ def test_work_waits_for_workers_and_is_shared_by_all_that_come(
     ordered = orders(SLOTS * PODS * 5, steps=2, seconds=0.5)
     shop.apply(ordered)
     waiting = shop.until_phase(ordered, "Pending")
-    shop.cluster.until(
-        lambda: {shop.statuses()[name].get("waitingFor") for name in ordered} == {"Workers"}, "waitingFor is Workers", 60
-    )
+    until(lambda: {shop.statuses()[name].get("waitingFor") for name in ordered} == {"Workers"}, "waitingFor: Workers")
     assert all("startTime" not in status or not status["startTime"] for status in waiting.values())
 
     pods = shop.scale(PODS)
