@@ -23,7 +23,7 @@ from perdure.errors import RunFailure, StoreUnavailableError
 from perdure.model.events import SignalReceived
 from perdure.model.payload import encode
 from perdure.model.runs import RunState, RunSummary
-from perdure.runtime import execution, tenure
+from perdure.runtime import execution, tasks, tenure
 from perdure.store.base import RunFilter
 from tests.failpoints import workflows
 from tests.failpoints.workflows import ACTIVITIES, LARGE, WORKFLOWS, Process
@@ -62,6 +62,7 @@ def perform(part: Part) -> None:
         (tenure, "TASK_POLL", 0.5),
         (tenure, "INBOX_POLL", 0.2),
         (tenure, "RECOVER_POLL", 0.5),
+        (tasks, "DROPPED_POLL", 0.1),
         (tenure, "SURVIVED", 0.0),
     ):
         assert hasattr(module, name)
