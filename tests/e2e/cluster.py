@@ -22,7 +22,7 @@ from tests.support.helm import Helm
 from tests.support.kubernetes_programs import program_command
 
 COMMAND_TIMEOUT = 300.0
-DEADLINE = 600.0
+DEADLINE = 180.0
 
 T = TypeVar("T")
 
