@@ -102,7 +102,6 @@ class Stage:
             performance.seconds = time.monotonic() - began
             for role, gate in cast.gates.items():
                 performance.sent[role] = gate.sent
-                performance.made += gate.made
         return performance
 
 
@@ -124,7 +123,8 @@ class _Cast:
         """Open the gates; in the end nobody is left."""
         async with contextlib.AsyncExitStack() as stack:
             for role in ROLES:
-                gate = Gate(self._dsn, role, self._performance.cuts, lambda role=role: self._kill(role))  # type: ignore[misc]  # bound now
+                cuts, made = self._performance.cuts, self._performance.made
+                gate = Gate(self._dsn, role, cuts, made, lambda role=role: self._kill(role))  # type: ignore[misc]  # bound now
                 self.gates[role] = await stack.enter_async_context(gate)
             try:
                 yield

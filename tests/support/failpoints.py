@@ -46,7 +46,7 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """The ``nth`` time (from 1) that a process in this role sends this statement.
+    """The ``nth`` time (from 1) that a process in this role, or in any if it is empty, sends this statement.
 
     Only times count at which at least ``least`` bytes went there, and back as far as the answer was waited for: a
     statement that looks for work is sent often, and rarely finds much.
@@ -58,7 +58,7 @@ class Place:
     least: int = 0
 
     def __str__(self) -> str:
-        return f"{self.role}: {self.name} #{self.nth}" + (f" of {self.least} bytes" if self.least else "")
+        return f"{self.role or 'whoever'}: {self.name} #{self.nth}" + (f" of {self.least} bytes" if self.least else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class Cut:
     kind: Kind
 
     def anywhere(self) -> Cut:
-        """Return the cut without regard to how much the statement does."""
-        return replace(self, place=replace(self.place, least=0))
+        """Return the cut without regard to who sends the statement and how much it does."""
+        return replace(self, place=replace(self.place, role="", least=0))
 
     def __str__(self) -> str:
         return f"{self.place}, {self.kind}"
@@ -84,16 +84,16 @@ class Gate:
     """Passes everything between one role's processes and the server on, and makes the cuts that it was given.
 
     ``sent`` has the name of each statement, and for each time that it was sent the bytes that went there and back: an
-    idea of how much it did.
+    idea of how much it did. ``made`` has the cuts that were made, and may belong to several gates: each is made once.
     """
 
-    def __init__(self, dsn: str, role: str, cuts: Sequence[Cut], kill: Callable[[], None]) -> None:
+    def __init__(self, dsn: str, role: str, cuts: Sequence[Cut], made: list[Cut], kill: Callable[[], None]) -> None:
         self._target = conninfo_to_dict(dsn)
         self._kill = kill
         self._lines: set[asyncio.Task[None]] = set()
-        self._times = {cut: 0 for cut in cuts if cut.place.role == role}
+        self._times = {cut: 0 for cut in cuts if cut.place.role in {role, ""}}
         self.sent: dict[str, list[int]] = {}
-        self.made: list[Cut] = []
+        self.made = made
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -130,7 +130,7 @@ class Gate:
         ]
         for cut in wanted:
             self._times[cut] += 1
-            if self._times[cut] == cut.place.nth:
+            if self._times[cut] == cut.place.nth and cut not in self.made:
                 self.made.append(cut)
                 if cut.kind.kills:
                     self._kill()
