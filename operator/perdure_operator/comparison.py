@@ -18,15 +18,11 @@ from perdure.client import FullStore
 from perdure.errors import PerdureError, StoreError
 from perdure.manifest import is_uid
 
-from .cluster import Cluster, ClusterError, Seen
-from .controller import Controller
-from .database import Database
-from .leader import Election
-from .objects import Known, Objects
+from .cluster import ClusterError, Seen
+from .objects import Known
+from .parts import Parts
 from .restored import REASONS
-from .settings import Settings
 from .status import project
-from .writer import StatusWriter
 
 logger = logging.getLogger("perdure.operator")
 
@@ -44,24 +40,10 @@ once; and seconds after which an object that differs from what is known is not o
 class Comparison:
     """Finds orphans, ghosts, objects without a run and statuses that are not what they should be."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        database: Database,
-        objects: Objects,
-        controller: Controller,
-        writer: StatusWriter,
-        settings: Settings,
-        election: Election,
-    ) -> None:
-        self._cluster = cluster
-        self._database = database
-        self._objects = objects
-        self._controller = controller
-        self._writer = writer
-        self._namespaces = settings.namespaces
-        self._interval = settings.resync
-        self._election = election
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._namespaces = parts.settings.namespaces
+        self._interval = parts.settings.resync
         self._strangers: set[str] = set()
         self.compared_at: float | None = None
 
@@ -71,11 +53,11 @@ class Comparison:
         while True:
             try:
                 count = 0
-                async for body in self._cluster.objects(self._namespaces):
-                    self._controller.see(body)
+                async for body in self._parts.cluster.objects(self._namespaces):
+                    self._parts.controller.see(body)
                     count += 1
                     if count % CHUNK == 0:
-                        await self._controller.catch_up(GRACE)
+                        await self._parts.controller.catch_up(GRACE)
                 return
             except ClusterError as error:
                 logger.warning("the objects cannot be listed; trying again: %s", error)
@@ -91,25 +73,25 @@ class Comparison:
             except PerdureError as error:
                 logger.warning("objects and runs cannot be compared; trying again: %s", error)
                 if isinstance(error, StoreError):
-                    self._database.failed(error)
+                    self._parts.database.failed(error)
                 pause = min(SOON, self._interval)
             await asyncio.sleep(pause)
             pause = self._interval
 
     async def compare(self) -> None:
         """Compare once."""
-        store = await self._database.store()
+        store = await self._parts.database.store()
         keys = await store.open_keys()
-        self._controller.abandoned.keep(keys)
-        known_before = list(self._objects)
-        listing = await self._cluster.listing(self._namespaces)
+        self._parts.controller.abandoned.keep(keys)
+        known_before = list(self._parts.objects)
+        listing = await self._parts.cluster.listing(self._namespaces)
         runs = {uid: place for uid, place in keys.items() if is_uid(uid) and self._is_watched(place[0])}
         await self._close_finished(store, [known for known in known_before if known.final and known.uid in keys])
         runs = await self._without_strangers(store, runs, listing)
         ghosts = {known.uid: (known.namespace, known.name) for known in known_before}
         for uid, (namespace, name) in {**ghosts, **runs}.items():
-            if uid not in listing and await self._cluster.read(namespace, name, uid) is None:
-                self._controller.see_gone(uid, namespace, name)
+            if uid not in listing and await self._parts.cluster.read(namespace, name, uid) is None:
+                self._parts.controller.see_gone(uid, namespace, name)
         await self._look_at(listing)
         await self.refresh(store)
         self.compared_at = time.time()
@@ -133,11 +115,11 @@ class Comparison:
         missing = [uid for uid in runs if uid not in listing and uid not in self._strangers]
         for start in range(0, len(missing), CHUNK):
             for run in await store.by_key(missing[start : start + CHUNK]):
-                if run.key is None or run.key in self._objects or self._election.witnessed(run.created_at):
+                if run.key is None or run.key in self._parts.objects or self._parts.election.witnessed(run.created_at):
                     continue
                 self._strangers.add(run.key)
-                if run.created_at >= self._election.created:
-                    self._controller.abandoned.add(run.key)  # the next leader cannot tell that it is one
+                if run.created_at >= self._parts.election.created:
+                    self._parts.controller.abandoned.add(run.key)  # the next leader cannot tell that it is one
         strangers = self._strangers & runs.keys()
         if strangers != self._strangers or missing:
             logger.warning("%d open runs have no object, and the cluster no memory of one", len(strangers))
@@ -155,17 +137,17 @@ class Comparison:
         await asyncio.sleep(GRACE)
         for seen in suspects:
             if self._differs(seen):
-                body = await self._cluster.read(seen.namespace, seen.name, seen.uid)
+                body = await self._parts.cluster.read(seen.namespace, seen.name, seen.uid)
                 if body is not None:
-                    self._controller.see(body)
+                    self._parts.controller.see(body)
 
     def _differs(self, seen: Seen) -> bool:
-        known = self._objects.get(seen.uid)
+        known = self._parts.objects.get(seen.uid)
         return known is None or (seen.version > known.version)
 
     async def refresh(self, store: FullStore) -> None:
         """Put the status of every open run once more; the writer leaves out those that are on their objects."""
-        going_on = [known for known in self._objects if known.generation and not known.finished]
+        going_on = [known for known in self._parts.objects if known.generation and not known.finished]
         for start in range(0, len(going_on), CHUNK):
             chunk = going_on[start : start + CHUNK]
             runs = {run.key: run for run in await store.by_key([known.uid for known in chunk])}
@@ -174,14 +156,14 @@ class Comparison:
                 if run is not None and known.refusal is not None and known.refusal.reason in REASONS:
                     await self._start_over(known)
                 elif run is not None:
-                    served = self._database.is_served(run)
-                    self._writer.put(known.uid, project(run, known.generation, known.refusal, served=served))
+                    served = self._parts.database.is_served(run)
+                    self._parts.writer.put(known.uid, project(run, known.generation, known.refusal, served=served))
                 elif known.refusal is None:
                     await self._start_over(known)
 
     async def _start_over(self, known: Known) -> None:
         """Deal anew with an object whose run is not in the database any more, as after a restore."""
-        body = await self._cluster.read(known.namespace, known.name, known.uid)
+        body = await self._parts.cluster.read(known.namespace, known.name, known.uid)
         if body is not None:
             known.generation = 0
-            self._controller.see(body)
+            self._parts.controller.see(body)

@@ -14,13 +14,9 @@ from collections.abc import Sequence
 
 from perdure.errors import PerdureError, StoreError
 
-from .cluster import Cluster
-from .controller import Controller
-from .database import Database
-from .objects import Known, Objects
+from .objects import Known
 from .outbox import TokenBucket
-from .settings import Settings
-from .writer import Mandate
+from .parts import Parts
 
 logger = logging.getLogger("perdure.operator")
 
@@ -32,58 +28,46 @@ BATCH = 100
 class Expiry:
     """Deletes objects whose time to live is over, at the pace of status writes."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        database: Database,
-        objects: Objects,
-        controller: Controller,
-        mandate: Mandate,
-        settings: Settings,
-    ) -> None:
-        self._cluster = cluster
-        self._database = database
-        self._objects = objects
-        self._controller = controller
-        self._mandate = mandate
-        self._bucket = TokenBucket(settings.status_rate, settings.status_burst)
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._bucket = TokenBucket(parts.settings.status_rate, parts.settings.status_burst)
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
             now, pause = time.time(), LOOK
-            due = [known for known in self._objects if known.expires_at is not None and known.expires_at <= now]
+            due = [known for known in self._parts.objects if known.expires_at is not None and known.expires_at <= now]
             try:
                 for start in range(0, len(due), BATCH):
                     await self._delete(due[start : start + BATCH])
             except PerdureError as error:
                 if isinstance(error, StoreError):
-                    self._database.failed(error)
+                    self._parts.database.failed(error)
                 logger.warning("%d objects whose time is over cannot be deleted yet: %s", len(due), error)
                 pause = AFTER_TROUBLE
             await asyncio.sleep(pause)
 
     async def _delete(self, batch: Sequence[Known]) -> None:
-        store = await self._database.store()
+        store = await self._parts.database.store()
         runs = {run.key: run for run in await store.by_key([known.uid for known in batch])}
         for known in batch:
             run = runs.get(known.uid)
             if run is not None and not run.state.closed:
                 continue  # its status is not what it should be, and is mended
             await asyncio.sleep(self._bucket.delay(time.monotonic()))
-            if self._mandate.remaining() <= 0:
+            if self._parts.election.remaining() <= 0:
                 return
             self._bucket.spend()
-            if await self._cluster.delete(known.namespace, known.name, known.uid, known.version):
+            if await self._parts.cluster.delete(known.namespace, known.name, known.uid, known.version):
                 logger.info("%s/%s has outlived its run for long enough and is deleted", known.namespace, known.name)
-                self._controller.see_gone(known.uid, known.namespace, known.name)
+                self._parts.controller.see_gone(known.uid, known.namespace, known.name)
             else:
                 await self._look(known)
 
     async def _look(self, known: Known) -> None:
         """Learn what has become of an object that is not as it was known."""
-        body = await self._cluster.read(known.namespace, known.name, known.uid)
+        body = await self._parts.cluster.read(known.namespace, known.name, known.uid)
         if body is None:
-            self._controller.see_gone(known.uid, known.namespace, known.name)
+            self._parts.controller.see_gone(known.uid, known.namespace, known.name)
         else:
-            self._controller.see(body)
+            self._parts.controller.see(body)

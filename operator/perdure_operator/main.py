@@ -31,6 +31,7 @@ from .health import Health, every, late
 from .leader import Election
 from .metrics import Backlog, Standing, operator_metrics
 from .objects import Objects
+from .parts import Parts
 from .pods import VanishedWorkers
 from .queues import Queues
 from .settings import Settings
@@ -130,9 +131,10 @@ class Term:
         self.writer = StatusWriter(cluster, objects, election, settings)
         self.controller = Controller(database, objects, self.writer, election.abandoned, cluster.config_map)
         self.controller.witnessed = election.witnessed
-        self._sync = Sync(cluster, database, objects, self.controller, self.writer, settings)
-        self._comparison = Comparison(cluster, database, objects, self.controller, self.writer, settings, election)
-        self._expiry = Expiry(cluster, database, objects, self.controller, election, settings)
+        parts = Parts(cluster, database, objects, self.controller, self.writer, election, settings)
+        self._sync = Sync(parts)
+        self._comparison = Comparison(parts)
+        self._expiry = Expiry(parts)
         self._queues = Queues(database, self._comparison.refresh)
         self._workers = VanishedWorkers(database, self._worker_vanished)
         self._events = Events(cluster, settings)

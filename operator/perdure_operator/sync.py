@@ -20,13 +20,10 @@ from perdure.errors import PerdureError, StoreError
 from perdure.manifest import is_uid
 from perdure.model.runs import RunSummary
 
-from .cluster import Cluster, ClusterError
-from .controller import Controller
-from .database import Database
-from .objects import Known, Objects
-from .settings import Settings
+from .cluster import ClusterError
+from .objects import Known
+from .parts import Parts
 from .status import project
-from .writer import StatusWriter
 
 logger = logging.getLogger("perdure.operator")
 
@@ -40,22 +37,10 @@ PACE = 0.05
 class Sync:
     """Writes what changes in the database on the objects."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        database: Database,
-        objects: Objects,
-        controller: Controller,
-        writer: StatusWriter,
-        settings: Settings,
-    ) -> None:
-        self._cluster = cluster
-        self._database = database
-        self._objects = objects
-        self._controller = controller
-        self._writer = writer
-        self._namespaces = settings.namespaces
-        self._news = writer.on_settled
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._namespaces = parts.settings.namespaces
+        self._news = parts.writer.on_settled
         self._done: set[int] = set()
         self._foreign = 0
 
@@ -66,7 +51,7 @@ class Sync:
             while True:
                 self._news.clear()
                 try:
-                    store = await self._database.store()
+                    store = await self._parts.database.store()
                     if hints is None:
                         hints = Hints(store)
                         hints.add(lambda hint: self._news.set() if hint.changed else None)
@@ -74,7 +59,7 @@ class Sync:
                     await self._read(store)
                 except PerdureError as error:
                     if isinstance(error, StoreError):
-                        self._database.failed(error)
+                        self._parts.database.failed(error)
                     logger.warning("status changes cannot be read: %s", error)
                     await asyncio.sleep(POLL)
                 await asyncio.sleep(PACE)
@@ -86,7 +71,7 @@ class Sync:
                 await hints.stop()
 
     async def _acknowledge(self, store: FullStore) -> None:
-        self._done.update(self._writer.settled())
+        self._done.update(self._parts.writer.settled())
         if self._done:
             await store.acknowledge(sorted(self._done))
             self._done.clear()
@@ -97,7 +82,7 @@ class Sync:
         The page is small, since a summary may carry a large result, and grows by what cannot be dealt with now, since
         that must not stand in the way of everything behind it.
         """
-        limit = min(MOST, PAGE + self._foreign + self._writer.struggling)
+        limit = min(MOST, PAGE + self._foreign + self._parts.writer.struggling)
         latest: dict[str, tuple[RunSummary, list[int]]] = {}
         self._foreign = 0
         for change in await store.status_changes(limit):
@@ -108,7 +93,7 @@ class Sync:
                 self._foreign += 1  # another operator's
             else:
                 latest[run.key] = (run, [*(latest[run.key][1] if run.key in latest else ()), change.number])
-        self._database.answered()
+        self._parts.database.answered()
         for uid, (run, numbers) in latest.items():
             await self._tell(uid, run, numbers)
         if self._done:
@@ -116,23 +101,23 @@ class Sync:
 
     async def _tell(self, uid: str, run: RunSummary, numbers: Iterable[int]) -> None:
         if run.state.closed:
-            self._controller.name_is_free(run.namespace, run.id)
+            self._parts.controller.name_is_free(run.namespace, run.id)
         try:
-            known = self._objects.get(uid) or await self._find(uid, run)
+            known = self._parts.objects.get(uid) or await self._find(uid, run)
         except ClusterError as error:
             logger.warning("the object of run %d cannot be read: %s", run.run_id, error)
             return
         if known is None:
             self._done.update(numbers)
         elif known.generation > 0:
-            served = self._database.is_served(run)
-            self._writer.put(uid, project(run, known.generation, known.refusal, served=served), numbers)
+            served = self._parts.database.is_served(run)
+            self._parts.writer.put(uid, project(run, known.generation, known.refusal, served=served), numbers)
         else:
             # The controller has yet to look at the object; the change stays where it is until the next reading.
             asyncio.get_running_loop().call_later(POLL / 10, self._news.set)
 
     async def _find(self, uid: str, run: RunSummary) -> Known | None:
-        body = await self._cluster.read(run.namespace, run.id, uid)
+        body = await self._parts.cluster.read(run.namespace, run.id, uid)
         if body is not None:
-            self._controller.see(body)
-        return self._objects.get(uid)
+            self._parts.controller.see(body)
+        return self._parts.objects.get(uid)
