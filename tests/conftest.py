@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.postgres import Server, open_server
+from tests.support.postgres import EmbeddedServer, Server, open_server
 
 END_TO_END = Path(__file__).parent / "e2e"
 
@@ -40,3 +40,13 @@ def database(postgres_server: Server) -> Iterator[str]:
         yield dsn
     finally:
         postgres_server.drop_database(dsn)
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedServer]:
+    """Lend a server that is this test's alone: it may restart it, crash it, and make roles in it."""
+    server = EmbeddedServer()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -85,16 +85,6 @@ def test_its_values_are_accepted(helm: Helm, tmp_path: Path, page: str) -> None:
         helm.out("template", "x", str(CHART), "--set", "postgresql.external.existingSecret=x", "--values", str(file))
 
 
-@pytest.fixture
-def own_server() -> Iterator[EmbeddedServer]:
-    """A server whose roles are this test's alone."""
-    server = EmbeddedServer()
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
 def test_the_roles_of_the_page_on_security_are_enough_and_no_more(
     own_server: EmbeddedServer, empty_cluster: ControlPlane, tmp_path: Path
 ) -> None:

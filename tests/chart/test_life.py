@@ -13,9 +13,10 @@ import yaml
 
 from tests.chart.installation import Installation
 from tests.support.cli import ROOT, Cli, eventually
-from tests.support.helm import CHART, HelmError
+from tests.support.helm import CHART
 from tests.support.instances import document
 from tests.support.kubernetes import ControlPlane
+from tests.support.tool import CommandError
 
 DEFINITION = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/workflowinstances.perdure.dev"
 
@@ -168,7 +169,7 @@ def test_a_number_in_the_values_and_another_by_kubectl_are_a_conflict_that_is_na
     installation.command("install", "--set", "workers.default.replicas=2")
     scale = ("scale", "-n", installation.namespace, "deployment/shop-perdure-worker-default", "--replicas=5")
     installation.plane.kubectl(*scale)
-    with pytest.raises(HelmError, match=r'conflict with "kubectl".*\.spec\.replicas'):
+    with pytest.raises(CommandError, match=r'conflict with "kubectl".*\.spec\.replicas'):
         installation.command("upgrade", "--set", "workers.default.replicas=3")
 
 
@@ -200,7 +201,7 @@ def test_one_release_has_the_resource_definitions_and_others_do_without(
     installation.command("install")
     (tmp_path / "other").mkdir()
     other = Installation(installation.plane, tmp_path / "other", database)
-    with pytest.raises(HelmError, match="invalid ownership metadata"):
+    with pytest.raises(CommandError, match="invalid ownership metadata"):
         other.command("install")
     other.command("install", "--set", "crds.enabled=false,operator.enabled=false")
     assert {name for name in other.names() if name.startswith("deployment")} == {
@@ -229,7 +230,7 @@ def test_another_release_takes_the_resource_definitions_over_when_it_is_told_to(
     apply(installation, "first", "greet")
     installation.helm.out("uninstall", "shop")
     arguments = ("--set", "postgresql.external.existingSecret=database")
-    with pytest.raises(HelmError, match="invalid ownership metadata"):
+    with pytest.raises(CommandError, match="invalid ownership metadata"):
         installation.helm.out("install", "flows", str(CHART), *arguments)
     installation.helm.out("install", "flows", str(CHART), *arguments, "--take-ownership")
     owner = installation.plane.request("GET", DEFINITION).body["metadata"]["annotations"]
@@ -244,9 +245,9 @@ def test_a_release_takes_resource_definitions_over_that_were_applied_by_hand(ins
     wanted = [column["name"] for column in columns]
     columns[0]["name"] = "Of Yesterday"
     installation.plane.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(older))
-    with pytest.raises(HelmError, match="invalid ownership metadata"):
+    with pytest.raises(CommandError, match="invalid ownership metadata"):
         installation.command("install")
-    with pytest.raises(HelmError, match='conflict with "kubectl-client-side-apply"'):
+    with pytest.raises(CommandError, match='conflict with "kubectl-client-side-apply"'):
         installation.command("install", "--take-ownership")
     installation.helm.out("uninstall", "shop")
     installation.command("install", "--take-ownership", "--force-conflicts")

@@ -20,15 +20,11 @@ import yaml
 
 from tests.support.helm import Helm
 from tests.support.kubernetes_programs import program_command
+from tests.support.tool import CommandError, Tool
 
-COMMAND_TIMEOUT = 300.0
 DEADLINE = 180.0
 
 T = TypeVar("T")
-
-
-class ClusterError(RuntimeError):
-    """A command failed; the message carries what it said."""
 
 
 def until(look: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
@@ -39,7 +35,7 @@ def until(look: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
         try:
             if seen := look():
                 return seen
-        except ClusterError as error:
+        except CommandError as error:
             trouble = str(error)
         if time.monotonic() > end:
             message = f"waited {deadline:g} s for {what}; {trouble}"
@@ -47,42 +43,19 @@ def until(look: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
         time.sleep(0.1)
 
 
-class Cluster:
+class Cluster(Tool):
     """One namespace of a cluster."""
 
     def __init__(self, kubeconfig: Path, namespace: str, folder: Path) -> None:
         self.kubeconfig = kubeconfig
         self.namespace = namespace
         self.helm = Helm(folder, kubeconfig, namespace)
-        self._environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "HOME": str(folder),
-            "KUBECONFIG": str(kubeconfig),
-        }
+        path = os.environ.get("PATH", os.defpath)
+        super().__init__({"PATH": path, "HOME": str(folder), "KUBECONFIG": str(kubeconfig)})
 
     def command(self, *arguments: str) -> list[str]:
         """Return the command line of kubectl."""
         return [*program_command("kubectl"), "--namespace", self.namespace, *arguments]
-
-    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run kubectl to its end, whatever that is."""
-        return subprocess.run(
-            self.command(*arguments),
-            env=self._environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT,
-            check=False,
-        )
-
-    def out(self, *arguments: str, stdin: str = "") -> str:
-        """Run a kubectl command that has to succeed and return what it printed."""
-        done = self.run(*arguments, stdin=stdin)
-        if done.returncode != 0:
-            message = f"`kubectl {' '.join(arguments)}` ended with {done.returncode}:\n{done.stderr}{done.stdout}"
-            raise ClusterError(message)
-        return done.stdout
 
     def json(self, *arguments: str) -> dict[str, Any]:
         """Run a kubectl command and return the object that it prints."""
@@ -135,7 +108,7 @@ class Cluster:
                 said = process.stdout.readline()
                 found = re.search(r"127\.0\.0\.1:(\d+)", said)
                 if not found:
-                    raise ClusterError(said)
+                    raise CommandError(said)
                 yield int(found[1])
             finally:
                 process.kill()

@@ -6,10 +6,11 @@ from datetime import datetime
 
 import pytest
 
-from tests.e2e.cluster import Cluster, ClusterError, until
+from tests.e2e.cluster import Cluster, until
 from tests.e2e.conftest import Orders, Report
 from tests.e2e.installation import DATABASE, OPERATOR, WORKERS, Installation
 from tests.e2e.machine import Machine
+from tests.support.tool import CommandError
 
 OUTAGE = 70.0
 """Seconds without an API server: longer than any Lease, and than a node may be silent before it counts as lost."""
@@ -77,7 +78,7 @@ def test_runs_end_while_the_api_server_is_away_and_objects_catch_up(
     machine.stop_api_server()
     went = time.time()
     try:
-        with pytest.raises(ClusterError):
+        with pytest.raises(CommandError):
             shop.cluster.get("pods")
         # What is waited for is time itself: the outage has to outlast the patience of everything else.
         time.sleep(OUTAGE)

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,16 +15,6 @@ import pytest
 from tests.support.postgres import EmbeddedServer, Programs, Server, bundled_programs
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def own_server() -> Iterator[EmbeddedServer]:
-    """Lend a server that a test may restart or crash."""
-    server = EmbeddedServer()
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 def folder_of(dsn: str) -> Path:

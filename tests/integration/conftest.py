@@ -1,11 +1,13 @@
-"""The stores that runtime behaviour is shown on."""
+"""The stores that runtime behaviour is shown on, and the command line on a database."""
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from perdure.store.postgres.migrate import migrate
+from tests.support.cli import Cli, WorkerProgram
 from tests.support.world import World
 
 
@@ -24,3 +26,17 @@ def migrated(database: str) -> Iterator[str]:
     migrate(database)
     yield database
     asyncio.set_event_loop(None)
+
+
+@pytest.fixture
+def cli(migrated: str, tmp_path: Path) -> Cli:
+    """The command line, on a database with the schema in place."""
+    return Cli(migrated, tmp_path)
+
+
+@pytest.fixture
+def worker(cli: Cli) -> Iterator[WorkerProgram]:
+    """A worker that serves."""
+    with cli.worker() as running:
+        running.until_it_serves()
+        yield running

@@ -17,11 +17,6 @@ SAMPLES = ("tests.support.bad_input_samples",)
 TEN_MINUTES = 600
 
 
-@pytest.fixture
-def cli(migrated: str, tmp_path: Path) -> Cli:
-    return Cli(migrated, tmp_path)
-
-
 def phases(cli: Cli) -> dict[str, str]:
     return {run["id"]: run["phase"] for run in cli.json("list", "--limit", "100")}
 

@@ -20,11 +20,6 @@ spec:
 
 
 @pytest.fixture
-def cli(migrated: str, tmp_path: Path) -> Cli:
-    return Cli(migrated, tmp_path)
-
-
-@pytest.fixture
 def document(tmp_path: Path) -> Path:
     path = tmp_path / "greet.yaml"
     path.write_text(ORDER.format(name="greet-1"))

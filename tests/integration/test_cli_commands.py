@@ -6,24 +6,11 @@ import json
 import os
 import pty
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.cli import PROGRAM, ROOT, Cli, WorkerProgram
-
-
-@pytest.fixture
-def cli(migrated: str, tmp_path: Path) -> Cli:
-    return Cli(migrated, tmp_path)
-
-
-@pytest.fixture
-def worker(cli: Cli) -> Iterator[WorkerProgram]:
-    with cli.worker() as running:
-        running.until_it_serves()
-        yield running
 
 
 @pytest.mark.usefixtures("worker")

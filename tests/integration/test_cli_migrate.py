@@ -1,23 +1,12 @@
 """`perdure migrate` where nobody can be asked to try again: in a container that starts before its database."""
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
-import pytest
 
 from tests.support.cli import DEADLINE, PROGRAM, ROOT, Cli
 from tests.support.postgres import EmbeddedServer
-
-
-@pytest.fixture
-def own_server() -> Iterator[EmbeddedServer]:
-    server = EmbeddedServer()
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 def test_a_check_says_whether_the_schema_is_there_and_changes_nothing(database: str, tmp_path: Path) -> None:

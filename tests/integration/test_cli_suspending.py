@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.cli import Cli, WorkerProgram
-
-
-@pytest.fixture
-def cli(migrated: str, tmp_path: Path) -> Cli:
-    return Cli(migrated, tmp_path)
-
-
-@pytest.fixture
-def worker(cli: Cli) -> Iterator[WorkerProgram]:
-    with cli.worker() as running:
-        running.until_it_serves()
-        yield running
 
 
 def test_a_worker_finishes_what_is_under_way_lets_go_and_begins_nothing_new(cli: Cli, worker: WorkerProgram) -> None:

@@ -20,11 +20,6 @@ LONG = "300"
 """A lease longer than any deadline of these tests: what is taken over was released."""
 
 
-@pytest.fixture
-def cli(migrated: str, tmp_path: Path) -> Cli:
-    return Cli(migrated, tmp_path)
-
-
 def has_ended(pid: int) -> bool:
     """Tell whether a process has ended, also where nobody collects the orphans of others."""
     try:

@@ -37,11 +37,6 @@ HEALTH = ("--health-port", "127.0.0.1:0")
 
 
 @pytest.fixture
-def cli(migrated: str, tmp_path: Path) -> Cli:
-    return Cli(migrated, tmp_path)
-
-
-@pytest.fixture
 def server() -> Iterator[EmbeddedServer]:
     """A server that a test may stop."""
     server = EmbeddedServer()

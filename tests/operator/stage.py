@@ -236,6 +236,13 @@ class Stage:
         path = f"/apis/perdure.dev/v1/namespaces/{self.namespace}/workflowinstances/{name}"
         assert self.plane.request("DELETE", path).status == 200
 
+    def create_pod(self, name: str) -> None:
+        """Create the pod of a worker, which is not more than its object: there is no node."""
+        create_pod(self.plane, self.namespace, name)
+
+    def delete_pod(self, name: str) -> None:
+        assert self.plane.request("DELETE", f"/api/v1/namespaces/{self.namespace}/pods/{name}").status == 200
+
     def status(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.instances.read(name).get("status", {})
         return found
@@ -286,6 +293,16 @@ class Stage:
         subject = f"--serviceaccount={self.namespace}:operator"
         self.plane.kubectl(*kubectl, "create", "rolebinding", "operator", "--role=operator", subject)
         return self.plane.kubeconfig_for("operator", self.namespace)
+
+
+def create_pod(plane: ControlPlane, namespace: str, name: str, component: str = "worker") -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"perdure.dev/component": component}},
+        "spec": {"containers": [{"name": "main", "image": "none"}]},
+    }
+    assert plane.request("POST", f"/api/v1/namespaces/{namespace}/pods", pod).status == 201
 
 
 def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -43,21 +43,14 @@ def test_a_failure_and_a_standstill_are_told_once_and_success_is_not(stage: Stag
 
 
 def test_a_run_whose_worker_pod_vanished_says_that_another_goes_on(stage: Stage) -> None:
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "worker-a", "labels": {"perdure.dev/component": "worker"}},
-        "spec": {"containers": [{"name": "worker", "image": "none"}]},
-    }
-    pods = f"/api/v1/namespaces/{stage.namespace}/pods"
-    assert stage.plane.request("POST", pods, pod).status == 201
+    stage.create_pod("worker-a")
     with stage.worker("--name", "worker-a", "--lease", "600") as victim:
         victim.until_it_serves()
         stage.apply("moved", "gated", {"gate": "late"})
         stage.until_phase("moved", "Running")
         victim.process.kill()
         victim.process.wait()
-        assert stage.plane.request("DELETE", f"{pods}/worker-a").status == 200
+        stage.delete_pod("worker-a")
         eventually(lambda: reasons(stage, "moved") == ["WorkerVanished"], "an event of the takeover")
         assert "worker-a" in events(stage, "moved")[0]["note"]
 

@@ -1,13 +1,15 @@
 """Arguments from ConfigMaps and Secrets: where they come from, and where the value of a Secret never is."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.operator.stage import Stage, condition
-from tests.support.cli import eventually
+from tests.support.cli import WorkerProgram, eventually
 
 TOKEN = "a-value-that-nobody-may-see"
 SOURCES = [
@@ -27,6 +29,17 @@ def mounted(stage: Stage) -> Path:
     return folder / "token"
 
 
+@contextmanager
+def configured(stage: Stage) -> Iterator[WorkerProgram]:
+    """Run an instance with all kinds of sources, and lend its worker."""
+    create_texts(stage)
+    stage.instances.kubectl("create", "secret", "generic", "payment", f"--from-literal=token={TOKEN}")
+    with stage.worker() as worker:
+        worker.until_it_serves()
+        stage.apply("configured", "configured", inputFrom=SOURCES)
+        yield worker
+
+
 def create_texts(stage: Stage, rules: str = '{"most": 3}') -> None:
     literals = ("--from-literal=greeting=hello", f"--from-literal=rules.json={rules}")
     stage.instances.kubectl("create", "configmap", "texts", *literals)
@@ -34,11 +47,7 @@ def create_texts(stage: Stage, rules: str = '{"most": 3}') -> None:
 
 @pytest.mark.usefixtures("mounted")
 def test_arguments_come_from_config_maps_and_secrets(stage: Stage) -> None:
-    create_texts(stage)
-    stage.instances.kubectl("create", "secret", "generic", "payment", f"--from-literal=token={TOKEN}")
-    with stage.worker() as worker:
-        worker.until_it_serves()
-        stage.apply("configured", "configured", inputFrom=SOURCES)
+    with configured(stage):
         status = stage.until_phase("configured", "Succeeded")
     assert json.loads(status["result"]) == ["hello", {"most": 3}, "payment", len(TOKEN)]
     started = stage.cli.json("history", "configured")[0]
@@ -47,11 +56,7 @@ def test_arguments_come_from_config_maps_and_secrets(stage: Stage) -> None:
 
 @pytest.mark.usefixtures("mounted")
 def test_the_value_of_a_secret_is_in_no_table_and_no_log_and_the_operator_never_asks_for_it(stage: Stage) -> None:
-    create_texts(stage)
-    stage.instances.kubectl("create", "secret", "generic", "payment", f"--from-literal=token={TOKEN}")
-    with stage.worker() as worker:
-        worker.until_it_serves()
-        stage.apply("configured", "configured", inputFrom=SOURCES)
+    with configured(stage) as worker:
         stage.until_phase("configured", "Succeeded")
         log = worker.text() + stage.operators[-1].text()
     with psycopg.connect(stage.url) as connection:

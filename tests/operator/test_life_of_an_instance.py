@@ -247,14 +247,7 @@ def test_a_status_that_somebody_else_changed_is_mended(stage: Stage) -> None:
 
 
 def test_the_runs_of_a_worker_whose_pod_vanishes_are_taken_over_at_once(stage: Stage) -> None:
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "worker-a", "labels": {"perdure.dev/component": "worker"}},
-        "spec": {"containers": [{"name": "worker", "image": "none"}]},
-    }
-    pods = f"/api/v1/namespaces/{stage.namespace}/pods"
-    assert stage.plane.request("POST", pods, pod).status == 201
+    stage.create_pod("worker-a")
     # By itself the lease would last longer than the whole test.
     with stage.worker("--name", "worker-a", "--lease", "600") as victim:
         victim.until_it_serves()
@@ -264,7 +257,7 @@ def test_the_runs_of_a_worker_whose_pod_vanishes_are_taken_over_at_once(stage: S
         victim.process.wait()
     with stage.worker("--name", "worker-b") as other:
         other.until_it_serves()
-        assert stage.plane.request("DELETE", f"{pods}/worker-a").status == 200
+        stage.delete_pod("worker-a")
         eventually(lambda: stage.cli.describe("moved").get("worker") == "worker-b", "a takeover")
         stage.cli.open_gate("late")
         stage.until_phase("moved", "Succeeded")

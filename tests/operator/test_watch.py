@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from perdure_operator.handlers import Watch, WatchEndedError
+from tests.operator.stage import create_pod
 from tests.support.instances import Instances
 from tests.support.kubernetes import ControlPlane
 from tests.support.world import run_async
@@ -72,13 +73,7 @@ async def test_only_pods_of_workers_are_told_of(control_plane: ControlPlane, kub
     notes = Notes()
     task = asyncio.create_task(Watch(notes, (kube_namespace,), pods=True).run())
     for name, component in (("other", "operator"), ("mine", "worker")):
-        pod = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "labels": {"perdure.dev/component": component}},
-            "spec": {"containers": [{"name": "main", "image": "none"}]},
-        }
-        assert control_plane.request("POST", f"/api/v1/namespaces/{kube_namespace}/pods", pod).status == 201
+        create_pod(control_plane, kube_namespace, name, component)
     await notes.until("mine", deleted=False)
     assert [seen[0] for seen in notes.seen] == ["mine"]
     task.cancel()

@@ -14,14 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.kubernetes_programs import ProgramsError, program_command
+from tests.support.tool import Tool
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "perdure"
-COMMAND_TIMEOUT = 600.0
-
-
-class HelmError(RuntimeError):
-    """A Helm command failed; the message carries what it said."""
 
 
 @functools.cache
@@ -35,38 +31,24 @@ def helm_program() -> Path:
     return Path(program_command("helm")[0])
 
 
-class Helm:
+class Helm(Tool):
     """Helm commands, for the cluster of a kubeconfig or for none; what Helm keeps on disk goes below `folder`."""
 
     def __init__(self, folder: Path, kubeconfig: Path | None = None, namespace: str = "default") -> None:
         self.folder = folder
-        self._environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "HOME": str(folder),
-            "KUBECONFIG": str(kubeconfig or folder / "no-kubeconfig"),
-            "HELM_NAMESPACE": namespace,
-            **{f"HELM_{kind}_HOME": str(folder / f"helm-{kind.lower()}") for kind in ("CACHE", "CONFIG", "DATA")},
-        }
-
-    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, whatever that is."""
-        return subprocess.run(
-            [str(helm_program()), *arguments],
-            env=self._environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT,
-            check=False,
+        super().__init__(
+            {
+                "PATH": os.environ.get("PATH", os.defpath),
+                "HOME": str(folder),
+                "KUBECONFIG": str(kubeconfig or folder / "no-kubeconfig"),
+                "HELM_NAMESPACE": namespace,
+                **{f"HELM_{kind}_HOME": str(folder / f"helm-{kind.lower()}") for kind in ("CACHE", "CONFIG", "DATA")},
+            }
         )
 
-    def out(self, *arguments: str, stdin: str = "") -> str:
-        """Run a command that has to succeed and return its stdout."""
-        answer = self.run(*arguments, stdin=stdin)
-        if answer.returncode != 0:
-            words = " ".join(arguments)
-            raise HelmError(f"`helm {words}` ended with {answer.returncode}:\n{answer.stderr}{answer.stdout}")
-        return answer.stdout
+    def command(self, *arguments: str) -> list[str]:
+        """Return a command line of Helm."""
+        return [str(helm_program()), *arguments]
 
     def json(self, *arguments: str) -> Any:
         """Run a command that has to succeed and return the JSON that it prints."""

@@ -27,13 +27,6 @@ from tests.support.stores import (
 from tests.support.wire import Wire
 
 
-@pytest.fixture
-def stage(database: str) -> PostgresStage:
-    """Lend a stage on PostgreSQL."""
-    migrate(database)
-    return PostgresStage(database)
-
-
 async def over_wire(stage: PostgresStage, test: Callable[[Wire, PostgresStore], Awaitable[None]]) -> None:
     """Run a test with a store whose connections go through a wire; at the end the answer was lost once."""
     async with Wire(stage.dsn) as wire:

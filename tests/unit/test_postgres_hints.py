@@ -9,7 +9,7 @@ import pytest
 
 from perdure.errors import StoreUnavailableError
 from perdure.model.runs import Hint
-from perdure.store.postgres import PostgresStore, migrate
+from perdure.store.postgres import PostgresStore
 from tests.support.stores import (
     PostgresStage,
     behaviour,
@@ -21,13 +21,6 @@ from tests.support.stores import (
     worker_info,
 )
 from tests.support.wire import Wire
-
-
-@pytest.fixture
-def stage(database: str) -> PostgresStage:
-    """Lend a stage on PostgreSQL."""
-    migrate(database)
-    return PostgresStage(database)
 
 
 @behaviour

@@ -7,16 +7,9 @@ import asyncio
 import pytest
 
 from perdure.errors import StoreUnavailableError
-from perdure.store.postgres import PostgresStore, migrate
+from perdure.store.postgres import PostgresStore
 from tests.support.stores import PostgresStage, behaviour
 from tests.support.wire import Wire
-
-
-@pytest.fixture
-def stage(database: str) -> PostgresStage:
-    """Lend a stage on PostgreSQL."""
-    migrate(database)
-    return PostgresStage(database)
 
 
 @behaviour

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
-from perdure.store.postgres import PostgresStore, migrate
+from perdure.store.postgres import PostgresStore
 from tests.support.stores import NAMESPACE, PostgresStage, behaviour, eventually, new_run
 from tests.support.wire import Wire
-
-
-@pytest.fixture
-def stage(database: str) -> PostgresStage:
-    """Lend a stage on PostgreSQL."""
-    migrate(database)
-    return PostgresStage(database)
 
 
 @behaviour

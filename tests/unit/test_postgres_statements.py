@@ -9,7 +9,6 @@ import pytest
 from perdure.model.events import Failure, SignalReceived
 from perdure.model.runs import Lease, NewTask, Park, RunId, TaskDone, TaskRetry
 from perdure.store.base import CommitRefusedError
-from perdure.store.postgres import migrate
 from tests.support.stores import (
     NAMESPACE,
     PostgresStage,
@@ -20,13 +19,6 @@ from tests.support.stores import (
     signal,
     turn,
 )
-
-
-@pytest.fixture
-def stage(database: str) -> PostgresStage:
-    """Lend a stage on PostgreSQL."""
-    migrate(database)
-    return PostgresStage(database)
 
 
 class Bill:
