@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
+import psycopg
 import pytest
 
 from perdure.errors import LeaseLostError, RequestError, SchemaVersionError, StoreError, StoreUnavailableError
+from perdure.model.events import WorkflowExecutionStarted
+from perdure.model.payload import encode
 from perdure.model.runs import Hint, Lease, NewTask, Park, RunId, RunState, TaskDone
+from perdure.store.base import RunFilter
 from perdure.store.postgres import PostgresStore, migrate
 from perdure.store.postgres.address import Address
 from tests.support.stores import (
@@ -208,6 +213,56 @@ async def test_a_cancelled_statement_leaves_a_lane_that_works(stage: PostgresSta
         await asyncio.gather(flush, return_exceptions=True)
         assert (await stage.flush(lease, run_id, turn(seq))).recorded
     assert len(await stage.store.history(run_id)) == 6
+
+
+@behaviour
+async def test_a_cancelled_statement_is_not_carried_out_when_it_comes_to_its_turn_later(stage: PostgresStage) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    async with await psycopg.AsyncConnection.connect(stage.dsn) as other:
+        await other.execute("SELECT FROM perdure.worker FOR UPDATE")
+        flush = asyncio.create_task(stage.flush(lease, run_id, turn(1)))
+        await eventually(lambda: _waiting(stage.dsn, 1))
+        flush.cancel()
+        await asyncio.gather(flush, return_exceptions=True)
+        await eventually(lambda: _waiting(stage.dsn, 0))
+    assert len(await stage.store.history(run_id)) == 1
+    assert (await stage.flush(lease, run_id, turn(1))).recorded
+
+
+async def _waiting(dsn: str, count: int) -> bool:
+    """Tell whether so many statements wait for a lock."""
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        cursor = await connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return await cursor.fetchone() == (count,)
+
+
+@behaviour
+async def test_a_statement_that_is_larger_than_any_buffer_arrives_whole(stage: PostgresStage) -> None:
+    large = bytes(encode("x" * 2_000_000, "the input"))
+    started = await stage.store.start(msgspec.structs.replace(new_run("large"), input=large))
+    (first, *_) = await stage.store.history(started.run_id)
+    assert isinstance(first.event, WorkflowExecutionStarted)
+    assert bytes(first.event.input) == large
+
+
+@behaviour
+async def test_a_connection_that_ends_while_nobody_uses_it_is_replaced_before_the_next_statement(
+    stage: PostgresStage,
+) -> None:
+    await stage.store.list_runs(NAMESPACE, RunFilter())
+    sent = stage.store.statements["list_runs"]
+    async with await psycopg.AsyncConnection.connect(stage.dsn, autocommit=True) as other:
+        await other.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+    for _ in range(3):
+        await asyncio.sleep(0)  # the event loop looks at its sockets
+    assert await stage.store.list_runs(NAMESPACE, RunFilter()) == []
+    assert stage.store.statements["list_runs"] == sent + 1, "it was not sent in vain first"
 
 
 @behaviour

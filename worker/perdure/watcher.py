@@ -29,7 +29,7 @@ class Watcher:
 
     def __init__(self, store: ReadStore) -> None:
         self._store = store
-        self._waiting: dict[RunId, asyncio.Future[Outcome]] = {}
+        self._waiting: dict[RunId, set[asyncio.Future[Outcome]]] = {}
         self._near: set[RunId] = set()
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -39,17 +39,20 @@ class Watcher:
 
         ``open_at`` is when it was open for sure, in seconds of the event loop: nobody looks until a little later.
         """
-        future = self._waiting.get(run_id)
-        if future is None:
-            loop = asyncio.get_running_loop()
-            future = self._waiting[run_id] = loop.create_future()
-            if open_at is None or open_at + SHORTEST <= loop.time():
-                self._look_for(run_id)
-            elif run_id not in self._near:
-                loop.call_at(open_at + SHORTEST, self._look_for, run_id)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._watch(), name="perdure-watcher")
-        return await asyncio.shield(future)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome] = loop.create_future()
+        waiting = self._waiting.setdefault(run_id, set())
+        waiting.add(future)
+        if open_at is None or open_at + SHORTEST <= loop.time():
+            self._look_for(run_id)
+        elif run_id not in self._near:
+            loop.call_at(open_at + SHORTEST, self._look_for, run_id)
+        try:
+            return await future
+        finally:
+            waiting.discard(future)
+            if not waiting and self._waiting.get(run_id) is waiting:
+                del self._waiting[run_id]
 
     def near(self, run_id: RunId) -> None:
         """Take note that a worker of this process has the run, and will most likely say when it closes."""
@@ -63,9 +66,9 @@ class Watcher:
     def closed(self, run_id: RunId, outcome: Outcome) -> None:
         """Take note that a run closed."""
         self._near.discard(run_id)
-        future = self._waiting.pop(run_id, None)
-        if future is not None and not future.done():
-            future.set_result(outcome)
+        for future in self._waiting.pop(run_id, ()):
+            if not future.done():
+                future.set_result(outcome)
 
     def awaits(self, run_id: RunId) -> bool:
         """Tell whether somebody here waits for the run."""
@@ -73,27 +76,35 @@ class Watcher:
 
     def on_hint(self, hint: Hint) -> None:
         """Look now: some run closed somewhere."""
-        if hint.closed and self._waiting.keys() - self._near:
-            self._news.set()
+        if hint.closed and self._far():
+            self._look_now()
 
     async def stop(self) -> None:
         """Stop watching; those who wait are cancelled."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        for future in self._waiting.values():
+        for future in [future for waiting in self._waiting.values() for future in waiting]:
             future.cancel()
+
+    def _far(self) -> list[RunId]:
+        return [run_id for run_id in self._waiting if run_id not in self._near]
 
     def _look_for(self, run_id: RunId) -> None:
         if run_id in self._waiting and run_id not in self._near:
-            self._news.set()
+            self._look_now()
+
+    def _look_now(self) -> None:
+        self._news.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._watch(), name="perdure-watcher")
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         pause = SHORTEST
-        while self._waiting:
+        while True:
             try:
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(pause if self._far() else None):
                     await self._news.wait()
             except TimeoutError:
                 pause = min(LONGEST, pause * 2)
@@ -108,9 +119,10 @@ class Watcher:
             await asyncio.sleep(took / SHARE - took)
 
     async def _look(self) -> bool:
-        asked = [run_id for run_id in self._waiting if run_id not in self._near]
+        """Settle what has closed; tell whether there is reason to look again soon."""
+        asked = self._far()
         if not asked:
-            return False
+            return True
         summaries = await self._store.summaries(asked)
         found = False
         for summary in summaries:
@@ -125,6 +137,6 @@ class Watcher:
         return found
 
     def _fail(self, run_id: RunId, error: Exception) -> None:
-        future = self._waiting.pop(run_id, None)
-        if future is not None and not future.done():
-            future.set_exception(error)
+        for future in self._waiting.pop(run_id, ()):
+            if not future.done():
+                future.set_exception(error)

@@ -117,6 +117,9 @@ class Lane:
     async def close(self) -> None:
         """Close the connection; a later statement opens a new one."""
         connection, self._connection = self._connection, None
+        if self._exchange is not None:
+            self._exchange.close()
+            self._exchange = None
         if connection is not None:
             with contextlib.suppress(psycopg.Error):
                 await connection.close()

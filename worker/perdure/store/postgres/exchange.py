@@ -5,17 +5,23 @@ What lives here: `Exchange`, for one connection of a lane. What must not: repeat
 the statement, the type of every parameter and the type of every column; ours never change.
 """
 
+import asyncio
+import contextlib
 import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import psycopg
-from psycopg import abc, errors, generators
+from psycopg import abc, errors
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
 from perdure.store.postgres.queries import Query
+from perdure.store.postgres.socket import Socket
+
+CANCEL = 5.0
+"""Seconds for which a caller who gives up waits for the server to take notice."""
 
 Row = tuple[Any, ...]
 
@@ -25,49 +31,96 @@ class Exchange:
 
     def __init__(self, connection: psycopg.AsyncConnection[Row]) -> None:
         self._connection = connection
+        self._pgconn = connection.pgconn
         self._prepared: dict[str, bytes] = {}
         self._attempts = itertools.count()
         self._loaders: dict[str, abc.Transformer] = {}
+        self._waiting: asyncio.Future[None] | None = None
+        self._socket = Socket(connection, self._arrived, self._lost)
+        self.close = self._socket.close
 
     async def run(self, query: Query, arguments: Sequence[bytes | None]) -> list[Row]:
         """Return the rows; raise psycopg's errors as a cursor does."""
-        name, connection = query.name, self._connection
-        async with connection.lock:
-            known = name in self._prepared
-            try:
-                result = await self._execute(query, arguments)
-            except errors.FeatureNotSupported:
-                # A migration changed what the statement returns. The server says so before it does anything.
-                if not known:
-                    raise
-                del self._prepared[name]
-                self._loaders.pop(name, None)
-                result = await self._execute(query, arguments)
+        name = query.name
+        known = name in self._prepared
+        try:
+            result = await self._execute(query, arguments)
+        except errors.FeatureNotSupported:
+            # A migration changed what the statement returns. The server says so before it does anything.
+            if not known:
+                raise
+            del self._prepared[name]
+            self._loaders.pop(name, None)
+            result = await self._execute(query, arguments)
         if result.ntuples == 0:
             return []
         loaders = self._loaders.get(name)
         if loaders is None:
-            loaders = self._loaders[name] = Transformer(connection)
+            loaders = self._loaders[name] = Transformer(self._connection)
             loaders.set_pgresult(result, format=Format.BINARY)
         else:
             loaders.set_pgresult(result, set_loaders=False)
         return loaders.load_rows(0, result.ntuples, tuple)
 
     async def _execute(self, query: Query, arguments: Sequence[bytes | None]) -> PGresult:
-        pgconn, prepared = self._connection.pgconn, self._prepared.get(query.name)
+        prepared = self._prepared.get(query.name)
         if prepared is None:
             # A name of its own for each attempt: one that was cancelled half-way may have taken its name.
             prepared = f"{query.name} {next(self._attempts)}".encode()
-            pgconn.send_prepare(prepared, query.statement)
+            self._pgconn.send_prepare(prepared, query.statement)
             await self._answer()
             self._prepared[query.name] = prepared
         formats = [Format.BINARY] * len(arguments)
-        pgconn.send_query_prepared(prepared, arguments, formats, Format.BINARY)
+        self._pgconn.send_query_prepared(prepared, arguments, formats, Format.BINARY)
         return await self._answer()
 
     async def _answer(self) -> PGresult:
-        results: list[PGresult] = await self._connection.wait(generators.execute(self._connection.pgconn))
-        result = results[-1]
-        if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-            raise errors.error_from_result(result, encoding="utf-8")
+        try:
+            while self._pgconn.flush():
+                await self._room()
+            result = await self._part()
+            assert result is not None, "a statement has an answer"
+            if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+                with contextlib.suppress(psycopg.OperationalError):  # it has said why, and hung up
+                    await self._part()
+                raise errors.error_from_result(result, encoding="utf-8")
+            await self._part()
+        except asyncio.CancelledError:
+            self.close()
+            with contextlib.suppress(psycopg.Error):
+                await self._connection.cancel_safe(timeout=CANCEL)
+            raise
         return result
+
+    async def _part(self) -> PGresult | None:
+        """Return the next part of an answer; None when it is complete."""
+        if self._pgconn.is_busy():
+            await self._wait()
+        return self._pgconn.get_result()
+
+    async def _room(self) -> None:
+        """Wait until the socket takes more."""
+        self._socket.on_room(self._wake)
+        try:
+            await self._wait()
+        finally:
+            self._socket.enough()
+
+    async def _wait(self) -> None:
+        self._waiting = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _arrived(self) -> None:
+        if not self._pgconn.is_busy():
+            self._wake()
+
+    def _lost(self, error: psycopg.Error) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(error)

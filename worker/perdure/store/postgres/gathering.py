@@ -121,6 +121,8 @@ class Gathering(Generic[A]):
 
     def _next(self) -> list[A]:
         """Take what one statement can carry."""
+        if len(self._waiting) == 1:
+            return [self._waiting.popleft()]
         batch: list[A] = []
         size = 0
         names: set[Hashable] = set()

@@ -18,6 +18,7 @@ from perdure.model.runs import Hint, WorkerId
 from perdure.store.postgres import arrays
 from perdure.store.postgres.address import Address, unavailable
 from perdure.store.postgres.connection import Lane, Pooler
+from perdure.store.postgres.socket import Socket
 
 PAUSE = 0.002
 SHARE = 0.2
@@ -38,6 +39,8 @@ class _Payload(msgspec.Struct, omit_defaults=True, array_like=True):
 
 
 _decoder = msgspec.json.Decoder(_Payload)
+
+NOTHING = Hint()
 
 
 class Hints:
@@ -67,6 +70,9 @@ class Hints:
 
         None when there is nothing to send, or so much that the hint has to wait: then it is for `send`.
         """
+        if hint == NOTHING:
+            yield None
+            return
         free = self._task is None and not self._riding and time.monotonic() >= self._free_at
         payloads = _encoded(self._sender, hint) if free else []
         if len(payloads) != 1:
@@ -107,7 +113,7 @@ class Hints:
 
     async def _send_all(self) -> None:
         try:
-            while self._waiting != Hint():
+            while self._waiting != NOTHING:
                 await asyncio.sleep(self._free_at - time.monotonic())
                 payloads = _encoded(self._sender, self._waiting)
                 self._waiting = Hint()
@@ -127,14 +133,28 @@ class Hints:
         self._free_at = now + max(PAUSE, (now - began_at) * (1 / SHARE - 1))
 
     async def _pump(self, queue: asyncio.Queue[Hint | Exception]) -> None:
+        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def hear(payload: str) -> None:
+            hint = _decoded(self._sender, payload)
+            if hint is not None:
+                queue.put_nowait(hint)
+
+        def arrived() -> None:
+            while (notice := pgconn.notifies()) is not None:
+                hear(notice.extra.decode("utf-8", "replace"))
+
         try:
-            connection = await psycopg.AsyncConnection.connect(self._address.conninfo, autocommit=True)
-            async with connection:
+            async with await psycopg.AsyncConnection.connect(self._address.conninfo, autocommit=True) as connection:
+                pgconn = connection.pgconn
+                connection.add_notify_handler(lambda notice: hear(notice.payload))  # with the answer to LISTEN
                 await connection.execute("LISTEN perdure")
-                async for notification in connection.notifies():
-                    hint = _decoded(self._sender, notification.payload)
-                    if hint is not None:
-                        queue.put_nowait(hint)
+                socket = Socket(connection, arrived, lost.set_exception)
+                try:
+                    arrived()
+                    await lost
+                finally:
+                    socket.close()
         except (psycopg.Error, OSError) as error:
             queue.put_nowait(unavailable(self._address, error))
 
