@@ -23,6 +23,8 @@ class Machine(Protocol):
     """What the tests do to the node."""
 
     kubeconfig: Path
+    database_image: str
+    """An image with the programs of PostgreSQL, which the node has or can pull."""
 
     def load_project(self) -> None:
         """Make the project's image from the code as it is now and put it on the node."""
@@ -47,6 +49,7 @@ class OwnNode:
     """The cluster of `make cluster-up`."""
 
     kubeconfig = KUBECONFIG
+    database_image = images.POSTGRESQL
 
     def load_project(self) -> None:
         load(images.perdure())
@@ -56,7 +59,7 @@ class OwnNode:
 
     def database_values(self) -> dict[str, Any]:
         offer_volume(f"e2e-{uuid.uuid4().hex[:8]}")
-        repository, _, tag = images.POSTGRESQL.rpartition(":")
+        repository, _, tag = self.database_image.rpartition(":")
         return {"image": {"repository": repository, "tag": tag}}
 
     def stop_api_server(self) -> None:
@@ -72,6 +75,8 @@ class OwnNode:
 
 class KindNode:
     """A cluster of kind, whose node is a container."""
+
+    database_image = "postgres:18"
 
     def __init__(self, kubeconfig: Path, cluster: str) -> None:
         self.kubeconfig = kubeconfig

@@ -22,8 +22,11 @@ def test_an_applied_instance_succeeds_and_kubectl_wait_says_so(shop: Installatio
     shop.judge(ordered)
 
 
-def test_helm_test_passes(shop: Installation) -> None:
-    shop.cluster.helm.out("test", RELEASE, "--timeout=3m")
+def test_helm_test_passes_and_its_log_tells_how_the_run_went(shop: Installation) -> None:
+    said = shop.cluster.helm.out("test", RELEASE, "--logs", "--timeout=3m")
+    assert "POD LOGS: perdure-test" in said
+    assert '"phase": "Succeeded"' in said
+    assert f'"result": "\\"hello, {shop.cluster.namespace}\\""' in said
 
 
 @pytest.mark.parametrize("selector", [OPERATOR, WORKERS], ids=["the operator", "a worker"])
