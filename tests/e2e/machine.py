@@ -14,7 +14,7 @@ from tests.image import images
 from tests.node import servers
 from tests.node.images import load
 from tests.node.place import KUBECONFIG
-from tests.node.volumes import offer_volume
+from tests.node.volumes import offer_free_volume
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +33,7 @@ class Machine(Protocol):
         """Make an image from a Dockerfile, with its folder as the context, and put it on the node."""
 
     def database_values(self) -> dict[str, Any]:
-        """Return values of the chart for the demo database; each call may make a new volume for it."""
+        """Return values of the chart for the demo database; where it takes a volume, one is free then."""
 
     def stop_api_server(self) -> None:
         """End the API server."""
@@ -58,7 +58,7 @@ class OwnNode:
         load(images.user(dockerfile, dockerfile.parent, name))
 
     def database_values(self) -> dict[str, Any]:
-        offer_volume(f"e2e-{uuid.uuid4().hex[:8]}")
+        offer_free_volume(f"e2e-{uuid.uuid4().hex[:8]}")
         repository, _, tag = self.database_image.rpartition(":")
         return {"image": {"repository": repository, "tag": tag}}
 
