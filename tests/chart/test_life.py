@@ -225,16 +225,23 @@ def test_one_operator_serves_workers_of_several_namespaces(
         assert until_phase(other, "first", "Succeeded")["result"] == '"hello Grace"'
 
 
-def test_another_release_takes_the_resource_definitions_over_when_it_is_told_to(installation: Installation) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another namespace"])
+def test_another_release_takes_the_resource_definitions_over_when_it_is_told_to(
+    installation: Installation, database: str, tmp_path: Path, elsewhere: bool
+) -> None:
     installation.command("install")
     apply(installation, "first", "greet")
     installation.helm.out("uninstall", "shop")
-    arguments = ("--set", "postgresql.external.existingSecret=database")
+    (tmp_path / "later").mkdir()
+    later = Installation(installation.plane, tmp_path / "later", database) if elsewhere else installation
+    arguments = ("install", "flows", str(CHART), "--set", "postgresql.external.existingSecret=database")
     with pytest.raises(CommandError, match="invalid ownership metadata"):
-        installation.helm.out("install", "flows", str(CHART), *arguments)
-    installation.helm.out("install", "flows", str(CHART), *arguments, "--take-ownership")
+        later.helm.out(*arguments)
+    assert "`invalid ownership metadata`" in (ROOT / "docs/operations/troubleshooting.md").read_text()
+    assert "--take-ownership" in later.helm.out(*arguments, "--take-ownership"), "the notes say it for the next time"
     owner = installation.plane.request("GET", DEFINITION).body["metadata"]["annotations"]
     assert owner["meta.helm.sh/release-name"] == "flows"
+    assert owner["meta.helm.sh/release-namespace"] == later.namespace
     assert installation.instances.read("first")["spec"]["workflow"] == "greet"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cluster import Cluster, until
+from tests.e2e.cluster import Cluster, lent_namespace, until
 from tests.e2e.installation import IMAGE, OPERATOR, Installation
 from tests.e2e.machine import Machine
 from tests.support.helm import CHART
@@ -29,26 +29,20 @@ exec postgres -D /tmp/data -c listen_addresses='*' -c unix_socket_directories=/t
 @pytest.fixture
 def secure(installation: Installation, machine: Machine, tmp_path: Path) -> Iterator[Cluster]:
     """A namespace with a database that is `database` by its certificate, and reached as `alias` too."""
-    cluster = Cluster(machine.kubeconfig, NAMESPACE, tmp_path)
-    cluster.out("delete", "namespace", NAMESPACE, "--ignore-not-found")
-    cluster.out("create", "namespace", NAMESPACE)
-    cluster.out("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
     own = make_certificates(tmp_path / "own", names=[f"database.{NAMESPACE}.svc"])
     strange = make_certificates(tmp_path / "strange")
-    cluster.apply(
-        secret("server", {"tls.crt": own.server.certificate.read_text(), "tls.key": own.server.key.read_text()}),
-        secret("authority", authority(own)),
-        secret("strange-authority", authority(strange)),
-        server(machine.database_image),
-        *(service(name) for name in ("database", "alias")),
-        *(
-            secret(name, {"uri": f"postgresql://perdure:secret@{name}.{NAMESPACE}.svc/postgres"})
-            for name in ("database", "alias")
-        ),
-    )
-    cluster.until_ready("app=database", 1)
-    yield cluster
-    cluster.out("delete", "namespace", NAMESPACE)
+    with lent_namespace(machine.kubeconfig, NAMESPACE, tmp_path) as cluster:
+        cluster.apply(
+            secret("server", {"tls.crt": own.server.certificate.read_text(), "tls.key": own.server.key.read_text()}),
+            secret("authority", authority(own)),
+            secret("strange-authority", authority(strange)),
+            server(machine.database_image),
+        )
+        for name in ("database", "alias"):
+            url = f"postgresql://perdure:secret@{name}.{NAMESPACE}.svc/postgres"
+            cluster.apply(service(name), secret(name, {"uri": url}))
+        cluster.until_ready("app=database", 1)
+        yield cluster
 
 
 def test_pods_verify_the_server_of_the_database_in_full(secure: Cluster) -> None:

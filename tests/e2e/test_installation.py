@@ -51,6 +51,16 @@ def test_the_program_is_on_the_path_of_every_container(shop: Installation) -> No
     assert shop.cluster.out("exec", pod, "--", "perdure", "version").startswith("perdure 0.1.0 (Python 3.11")
 
 
+def test_the_program_answers_about_the_namespace_in_the_operators_pod_too(shop: Installation, orders: Orders) -> None:
+    # Where all workers are scaled away there is no other pod to ask.
+    ordered = orders(1, steps=1, seconds=0.1)
+    shop.apply(ordered)
+    (name,) = ordered
+    shop.judge(ordered)
+    (pod,) = shop.cluster.pods(OPERATOR)
+    assert name in shop.cluster.out("exec", pod, "--", "perdure", "describe", name)
+
+
 def test_three_lines_put_a_users_workflows_on_the_image(shop: Installation, machine: Machine) -> None:
     dockerfile = EXAMPLE / "Dockerfile"
     assert len(dockerfile.read_text().splitlines()) == 3
