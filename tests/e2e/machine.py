@@ -41,8 +41,8 @@ class Machine(Protocol):
     def start_api_server(self) -> None:
         """Start the API server again."""
 
-    def restart_kubelet(self) -> None:
-        """End the kubelet and start it again; pods are not touched."""
+    def restart(self, program: str) -> None:
+        """End the kubelet or containerd and start it again; the processes in pods are not touched."""
 
 
 class OwnNode:
@@ -68,9 +68,9 @@ class OwnNode:
     def start_api_server(self) -> None:
         servers.start("kube-apiserver")
 
-    def restart_kubelet(self) -> None:
-        servers.stop("kubelet")
-        servers.start("kubelet")
+    def restart(self, program: str) -> None:
+        servers.stop(program)
+        servers.start(program)
 
 
 class KindNode:
@@ -99,8 +99,8 @@ class KindNode:
     def start_api_server(self) -> None:
         self._inside("mv", "/etc/kubernetes/kube-apiserver.yaml", "/etc/kubernetes/manifests/")
 
-    def restart_kubelet(self) -> None:
-        self._inside("systemctl", "restart", "kubelet")
+    def restart(self, program: str) -> None:
+        self._inside("systemctl", "restart", program)
 
     def _inside(self, *command: str) -> None:
         run("docker", "exec", f"{self._cluster}-control-plane", *command)
