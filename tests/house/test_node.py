@@ -109,7 +109,7 @@ def test_only_folders_of_the_cluster_are_offered_again() -> None:
         volume("released", "Released", hostPath=folder("released")),
         volume("taken", "Bound", hostPath=folder("taken")),
         volume("free", "Available", hostPath=folder("free")),
-        volume("of-a-user", "Released", hostPath={"path": "/home"}),
+        volume("of-a-user", "Released", hostPath={"path": "/srv/data"}),
         volume("under-another-name", "Released", hostPath=folder("released")),
         volume("of-a-provider", "Released", csi={"driver": "disk"}),
     ]
