@@ -2,6 +2,7 @@
 that live through all of it. What its containers would run, runs: see `installation`."""
 
 import re
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -61,6 +62,20 @@ def test_one_command_brings_everything_that_an_instance_needs(installation: Inst
         for container in (operator, worker):
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 assert container.probe(probe) == 200, f"{container.spec['name']}: {probe}"
+
+
+def test_the_notes_say_how_to_add_workers_and_that_works_with_a_tag_that_is_a_number(
+    installation: Installation,
+) -> None:
+    said = installation.helm.out("install", "shop", str(CHART), "--set", "postgresql.external.existingSecret=database")
+    found = re.search(r"^ +helm (upgrade .*?)\n\n", said.replace("\\\n", " "), re.MULTILINE | re.DOTALL)
+    assert found is not None, said
+    filled = {"CHART": str(CHART), "IMAGE": "registry.example/shop", "TAG": "7", "your.module": "shop.orders"}
+    command = re.sub("|".join(filled), lambda word: filled[word[0]], found[1])
+    installation.helm.out(*shlex.split(command))
+    pod = installation.deployment("worker-default")["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == "registry.example/shop:7"
+    assert "shop.orders" in pod["containers"][0]["args"]
 
 
 def test_each_process_has_no_more_connections_than_the_page_on_sizing_says(
