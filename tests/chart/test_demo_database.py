@@ -132,3 +132,6 @@ def test_with_a_certificate_authority_in_the_values_a_server_without_encryption_
             assert settings.keys() == {"PGSSLMODE", "PGSSLROOTCERT"}
             cli.environment |= settings
             assert "server does not support SSL, but SSL was required" in cli.run("migrate", "--check").stderr
+        # The pages say so: whoever writes `sslmode` into the URL gets that.
+        cli.environment["PERDURE_URL"] += "?sslmode=disable"
+        cli.out("migrate", "--check")

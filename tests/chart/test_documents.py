@@ -17,8 +17,9 @@ from tests.support.kubernetes import ControlPlane
 from tests.support.postgres import EmbeddedServer
 
 OPERATIONS = ROOT / "docs" / "operations"
+BEGINNING = [ROOT / "README.md", CHART / "README.md", *sorted(OPERATIONS.glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NEEDS_PODS = re.compile(r"helm test|rollout status|kubectl .* (wait|logs) ")
+NEEDS_PODS = re.compile(r"helm test|rollout status|kubectl .* (wait|logs|exec) ")
 NOT_LISTED = re.compile(r"doesn't have a resource type|no matches for kind|could not find the requested resource")
 
 
@@ -41,6 +42,8 @@ class Reader:
         self._plane = plane
         self._helm = Helm(folder, plane.kubeconfig)
         self._values = folder / "values.yaml"
+        self._authority = folder / "ca.crt"
+        self._authority.write_text("what the database was signed with")
         self._values.write_text(next(text for text in blocks("install.md", "yaml") if "# values.yaml" in text))
 
     def run(self, words: list[str]) -> None:
@@ -61,6 +64,8 @@ class Reader:
     def _place(self, word: str) -> str:
         if word == "values.yaml":
             return str(self._values)
+        if word == "--from-file=ca.crt":
+            return f"--from-file={self._authority}"
         return str(ROOT / word) if word.startswith(("charts/", "examples/")) else word
 
 
@@ -73,6 +78,16 @@ def test_the_pages_can_be_followed_command_by_command(tmp_path: Path) -> None:
         reader = Reader(plane, tmp_path)
         for words in [*install[:leaving], *between, *install[leaving:]]:
             reader.run(words)
+
+
+@pytest.mark.parametrize("page", BEGINNING, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_it_says_to_helm_renders(helm: Helm, tmp_path: Path, page: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text("postgresql: {external: {existingSecret: perdure-database}}")
+    for _, text in BLOCK.findall(page.read_text()):
+        for line in re.findall(r"^\$ helm (?:install|upgrade) (.*)", text.replace("\\\n", " "), re.MULTILINE):
+            words = [str(values) if word == "values.yaml" else word for word in shlex.split(line)]
+            helm.out("template", *(str(CHART) if word == "charts/perdure" else word for word in words))
 
 
 @pytest.mark.parametrize("page", ["install.md", "upgrade.md", "sizing.md", "security.md"])

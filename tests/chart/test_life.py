@@ -2,6 +2,7 @@
 that live through all of it. What its containers would run, runs: see `installation`."""
 
 import re
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -61,6 +62,20 @@ def test_one_command_brings_everything_that_an_instance_needs(installation: Inst
         for container in (operator, worker):
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 assert container.probe(probe) == 200, f"{container.spec['name']}: {probe}"
+
+
+def test_the_notes_say_how_to_add_workers_and_that_works_with_a_tag_that_is_a_number(
+    installation: Installation,
+) -> None:
+    said = installation.helm.out("install", "shop", str(CHART), "--set", "postgresql.external.existingSecret=database")
+    found = re.search(r"^ +helm (upgrade .*?)\n\n", said.replace("\\\n", " "), re.MULTILINE | re.DOTALL)
+    assert found is not None, said
+    filled = {"CHART": str(CHART), "IMAGE": "registry.example/shop", "TAG": "7", "your.module": "shop.orders"}
+    command = re.sub("|".join(filled), lambda word: filled[word[0]], found[1])
+    installation.helm.out(*shlex.split(command))
+    pod = installation.deployment("worker-default")["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == "registry.example/shop:7"
+    assert "shop.orders" in pod["containers"][0]["args"]
 
 
 def test_each_process_has_no_more_connections_than_the_page_on_sizing_says(
@@ -225,16 +240,23 @@ def test_one_operator_serves_workers_of_several_namespaces(
         assert until_phase(other, "first", "Succeeded")["result"] == '"hello Grace"'
 
 
-def test_another_release_takes_the_resource_definitions_over_when_it_is_told_to(installation: Installation) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another namespace"])
+def test_another_release_takes_the_resource_definitions_over_when_it_is_told_to(
+    installation: Installation, database: str, tmp_path: Path, elsewhere: bool
+) -> None:
     installation.command("install")
     apply(installation, "first", "greet")
     installation.helm.out("uninstall", "shop")
-    arguments = ("--set", "postgresql.external.existingSecret=database")
+    (tmp_path / "later").mkdir()
+    later = Installation(installation.plane, tmp_path / "later", database) if elsewhere else installation
+    arguments = ("install", "flows", str(CHART), "--set", "postgresql.external.existingSecret=database")
     with pytest.raises(CommandError, match="invalid ownership metadata"):
-        installation.helm.out("install", "flows", str(CHART), *arguments)
-    installation.helm.out("install", "flows", str(CHART), *arguments, "--take-ownership")
+        later.helm.out(*arguments)
+    assert "`invalid ownership metadata`" in (ROOT / "docs/operations/troubleshooting.md").read_text()
+    assert "--take-ownership" in later.helm.out(*arguments, "--take-ownership"), "the notes say it for the next time"
     owner = installation.plane.request("GET", DEFINITION).body["metadata"]["annotations"]
     assert owner["meta.helm.sh/release-name"] == "flows"
+    assert owner["meta.helm.sh/release-namespace"] == later.namespace
     assert installation.instances.read("first")["spec"]["workflow"] == "greet"
 
 

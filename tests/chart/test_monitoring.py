@@ -12,6 +12,7 @@ from tests.operator.test_operator_metrics import OF_A_TERM, OWN
 from tests.support.helm import CHART
 
 METRIC = re.compile(r"\bperdure_[a-z_]+")
+PAGE = (CHART.parents[1] / "docs" / "operations" / "monitoring.md").read_text()
 ROW = re.compile(r"^\| `(perdure_\w+)` \| (\w+) \|([^|]*)\| [^|]+ \|$", re.MULTILINE)
 ALERTS = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
 DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
@@ -35,6 +36,19 @@ def test_what_is_listed_is_what_the_programs_show() -> None:
 
 def test_what_is_read_is_what_is_listed() -> None:
     assert {name_of(metric) for each in expressions() for metric in METRIC.findall(each)} == set(LISTED)
+
+
+def test_the_dashboard_shows_what_the_page_on_monitoring_says_to_look_at_first() -> None:
+    first = PAGE.partition("## What to look at first")[2].partition("\n## ")[0]
+    shown = {
+        name_of(metric)
+        for panel in DASHBOARD["panels"]
+        for target in panel["targets"]
+        for metric in METRIC.findall(target["expr"])
+    }
+    wanted = {name_of(metric) for metric in METRIC.findall(first)}
+    assert wanted
+    assert wanted <= shown
 
 
 @pytest.mark.parametrize("expression", expressions())

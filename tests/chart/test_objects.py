@@ -110,6 +110,15 @@ def test_only_the_operator_and_the_test_get_a_token_of_the_cluster(helm: Helm, c
 
 
 @by_case
+def test_probes_ask_what_the_page_on_monitoring_says_they_should(helm: Helm, case: Path) -> None:
+    asked = {"startupProbe": "/livez", "livenessProbe": "/livez", "readinessProbe": "/readyz"}
+    for name, pod in pods(render(helm, case)):
+        for container in pod["spec"]["containers"]:
+            if container["name"] in ("operator", "worker"):
+                assert {probe: container[probe]["httpGet"]["path"] for probe in asked} == asked, name
+
+
+@by_case
 def test_the_operator_finds_the_workers_pods(helm: Helm, case: Path) -> None:
     from perdure_operator.pods import LABEL
 

@@ -107,6 +107,14 @@ def test_what_is_missing_is_said_with_what_to_do(helm: Helm, values: dict[str, A
     assert said in text
 
 
+def test_a_tag_that_yaml_takes_for_a_number_is_refused_in_words_that_can_be_looked_up(helm: Helm) -> None:
+    # 1.10 would become 1.1, and the nodes would pull another image.
+    code, text = render(helm, DATABASE, {"workers": {"shop": {"modules": ["x"], "image": {"tag": 1.1}}}})
+    assert code != 0
+    assert "at '/workers/shop/image/tag': got number, want string" in text
+    assert "`got number, want string`" in (CHART.parents[1] / "docs/operations/troubleshooting.md").read_text()
+
+
 def test_a_pool_may_take_back_what_the_defaults_say(helm: Helm) -> None:
     defaults = {"workerDefaults": {"replicas": 2, "queues": ["a", "b"], "spread": True, "processes": 4}}
     own = {"workers": {"big": {"modules": ["x"], "replicas": None, "queues": ["c"], "spread": False}}}

@@ -114,6 +114,19 @@ class Cluster(Tool):
                 process.kill()
 
 
+@contextmanager
+def lent_namespace(kubeconfig: Path, name: str, folder: Path) -> Iterator[Cluster]:
+    """Lend a namespace that is empty, and in which only pods under the strictest profile are let in."""
+    cluster = Cluster(kubeconfig, name, folder)
+    # What a session left that was killed.
+    cluster.out("delete", "namespace", name, "--ignore-not-found")
+    cluster.out("create", "namespace", name)
+    cluster.out("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    yield cluster
+    # Its end takes as long as its pods have for theirs, and nobody needs it.
+    cluster.out("delete", "namespace", name, "--wait=false")
+
+
 def is_ready(pod: dict[str, Any]) -> bool:
     """Tell whether a pod takes work."""
     conditions = pod["status"].get("conditions", ())

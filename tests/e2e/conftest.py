@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import Cluster, lent_namespace
 from tests.e2e.installation import DATABASE, IMAGE, OPERATOR, Installation
 from tests.e2e.machine import Machine, find_machine
 
@@ -27,14 +27,9 @@ def machine() -> Machine:
 
 @pytest.fixture(scope="session")
 def cluster(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A namespace of the cluster in which only pods under the strictest profile are let in."""
-    cluster = Cluster(machine.kubeconfig, NAMESPACE, tmp_path_factory.mktemp("home"))
-    # What a session left that was killed.
-    cluster.out("delete", "namespace", cluster.namespace, "--ignore-not-found")
-    cluster.out("create", "namespace", cluster.namespace)
-    cluster.out("label", "namespace", cluster.namespace, "pod-security.kubernetes.io/enforce=restricted")
-    yield cluster
-    cluster.out("delete", "namespace", cluster.namespace)
+    """A namespace of the cluster."""
+    with lent_namespace(machine.kubeconfig, NAMESPACE, tmp_path_factory.mktemp("home")) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -134,11 +134,15 @@ class Installation:
 
     # The database
 
+    def inside_url(self) -> str:
+        """Return the URL of the database for pods."""
+        (secret,) = (one for one in self.cluster.get("secrets") if {"uri", "password"} <= one.get("data", {}).keys())
+        return base64.b64decode(secret["data"]["uri"]).decode()
+
     @contextmanager
     def url(self) -> Iterator[str]:
         """Lend the URL of the database, by way of the cluster."""
-        (secret,) = (one for one in self.cluster.get("secrets") if {"uri", "password"} <= one.get("data", {}).keys())
-        inside = urlsplit(base64.b64decode(secret["data"]["uri"]).decode())
+        inside = urlsplit(self.inside_url())
         service = (inside.hostname or "").partition(".")[0]
         with self.cluster.forward(f"service/{service}", 5432) as port:
             yield inside._replace(netloc=f"{inside.username}:{inside.password}@127.0.0.1:{port}").geturl()

@@ -14,7 +14,7 @@ from tests.image import images
 from tests.node import servers
 from tests.node.images import load
 from tests.node.place import KUBECONFIG
-from tests.node.volumes import offer_volume
+from tests.node.volumes import offer_free_volume
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,6 +23,8 @@ class Machine(Protocol):
     """What the tests do to the node."""
 
     kubeconfig: Path
+    database_image: str
+    """An image with the programs of PostgreSQL, which the node has or can pull."""
 
     def load_project(self) -> None:
         """Make the project's image from the code as it is now and put it on the node."""
@@ -31,7 +33,7 @@ class Machine(Protocol):
         """Make an image from a Dockerfile, with its folder as the context, and put it on the node."""
 
     def database_values(self) -> dict[str, Any]:
-        """Return values of the chart for the demo database; each call may make a new volume for it."""
+        """Return values of the chart for the demo database; where it takes a volume, one is free then."""
 
     def stop_api_server(self) -> None:
         """End the API server."""
@@ -39,14 +41,15 @@ class Machine(Protocol):
     def start_api_server(self) -> None:
         """Start the API server again."""
 
-    def restart_kubelet(self) -> None:
-        """End the kubelet and start it again; pods are not touched."""
+    def restart(self, program: str) -> None:
+        """End the kubelet or containerd and start it again; the processes in pods are not touched."""
 
 
 class OwnNode:
     """The cluster of `make cluster-up`."""
 
     kubeconfig = KUBECONFIG
+    database_image = images.POSTGRESQL
 
     def load_project(self) -> None:
         load(images.perdure())
@@ -55,8 +58,8 @@ class OwnNode:
         load(images.user(dockerfile, dockerfile.parent, name))
 
     def database_values(self) -> dict[str, Any]:
-        offer_volume(f"e2e-{uuid.uuid4().hex[:8]}")
-        repository, _, tag = images.POSTGRESQL.rpartition(":")
+        offer_free_volume(f"e2e-{uuid.uuid4().hex[:8]}")
+        repository, _, tag = self.database_image.rpartition(":")
         return {"image": {"repository": repository, "tag": tag}}
 
     def stop_api_server(self) -> None:
@@ -65,13 +68,15 @@ class OwnNode:
     def start_api_server(self) -> None:
         servers.start("kube-apiserver")
 
-    def restart_kubelet(self) -> None:
-        servers.stop("kubelet")
-        servers.start("kubelet")
+    def restart(self, program: str) -> None:
+        servers.stop(program)
+        servers.start(program)
 
 
 class KindNode:
     """A cluster of kind, whose node is a container."""
+
+    database_image = "postgres:18"
 
     def __init__(self, kubeconfig: Path, cluster: str) -> None:
         self.kubeconfig = kubeconfig
@@ -94,8 +99,8 @@ class KindNode:
     def start_api_server(self) -> None:
         self._inside("mv", "/etc/kubernetes/kube-apiserver.yaml", "/etc/kubernetes/manifests/")
 
-    def restart_kubelet(self) -> None:
-        self._inside("systemctl", "restart", "kubelet")
+    def restart(self, program: str) -> None:
+        self._inside("systemctl", "restart", program)
 
     def _inside(self, *command: str) -> None:
         run("docker", "exec", f"{self._cluster}-control-plane", *command)

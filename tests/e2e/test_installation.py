@@ -22,8 +22,11 @@ def test_an_applied_instance_succeeds_and_kubectl_wait_says_so(shop: Installatio
     shop.judge(ordered)
 
 
-def test_helm_test_passes(shop: Installation) -> None:
-    shop.cluster.helm.out("test", RELEASE, "--timeout=3m")
+def test_helm_test_passes_and_its_log_tells_how_the_run_went(shop: Installation) -> None:
+    said = shop.cluster.helm.out("test", RELEASE, "--logs", "--timeout=3m")
+    assert "POD LOGS: perdure-test" in said
+    assert '"phase": "Succeeded"' in said
+    assert f'"result": "\\"hello, {shop.cluster.namespace}\\""' in said
 
 
 @pytest.mark.parametrize("selector", [OPERATOR, WORKERS], ids=["the operator", "a worker"])
@@ -46,6 +49,16 @@ def test_a_worker_has_no_token_of_the_api_server(shop: Installation) -> None:
 def test_the_program_is_on_the_path_of_every_container(shop: Installation) -> None:
     (pod,) = shop.cluster.pods(WORKERS)
     assert shop.cluster.out("exec", pod, "--", "perdure", "version").startswith("perdure 0.1.0 (Python 3.11")
+
+
+def test_the_program_answers_about_the_namespace_in_the_operators_pod_too(shop: Installation, orders: Orders) -> None:
+    # Where all workers are scaled away there is no other pod to ask.
+    ordered = orders(1, steps=1, seconds=0.1)
+    shop.apply(ordered)
+    (name,) = ordered
+    shop.judge(ordered)
+    (pod,) = shop.cluster.pods(OPERATOR)
+    assert name in shop.cluster.out("exec", pod, "--", "perdure", "describe", name)
 
 
 def test_three_lines_put_a_users_workflows_on_the_image(shop: Installation, machine: Machine) -> None:

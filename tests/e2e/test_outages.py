@@ -56,12 +56,15 @@ def test_orders_outlast_a_pod_that_goes(
     assert _restarts(shop) == restarts, "a worker did not live through it"
 
 
-def test_pods_do_not_notice_that_the_kubelet_is_restarted(shop: Installation, orders: Orders, machine: Machine) -> None:
+@pytest.mark.parametrize("program", ["kubelet", "containerd"])
+def test_pods_do_not_notice_that_a_program_of_the_node_is_restarted(
+    shop: Installation, orders: Orders, machine: Machine, program: str
+) -> None:
     restarts = _restarts(shop)
     ordered = orders(10, steps=3, seconds=1)
     shop.apply(ordered)
     shop.until_phase(ordered, "Running")
-    machine.restart_kubelet()
+    machine.restart(program)
     shop.judge(ordered)
     assert _restarts(shop) == restarts
     # It works: a new pod comes up.

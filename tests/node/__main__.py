@@ -14,7 +14,7 @@ from tests.node import configuration, leftovers, network, servers
 from tests.node.client import kubectl, ready
 from tests.node.images import load
 from tests.node.place import KUBECONFIG, LOGS
-from tests.node.volumes import offer_class, offer_volume
+from tests.node.volumes import offer_class, offer_released_again, offer_volume
 from tests.support.debian import need, on_path
 
 USAGE = "usage: python -m tests.node up|down"
@@ -35,6 +35,7 @@ PACKAGES = {
 def up() -> None:
     """Make the cluster, or leave a sound one as it is."""
     if ready():
+        offer_released_again()
         say(f"The cluster runs already: KUBECONFIG={KUBECONFIG}")
         return
     if left := leftovers.found():
