@@ -46,6 +46,32 @@ def test_a_signal_lets_attempts_end_and_releases_the_run_at_once(cli: Cli, numbe
     assert gate["worker"] == "first"
 
 
+def test_a_container_that_is_started_again_in_its_pod_frees_what_it_had_before(cli: Cli) -> None:
+    cli.environment["POD_NAME"] = "pod-1"
+    with cli.worker("--lease", LONG) as first:
+        first.until_it_serves()
+        cli.out("start", "guarded", "gate-1", "--id", "guarded-1")
+        eventually(lambda: "gate-1" in cli.lines("notes"), "the attempt at the gate")
+        first.send(signal.SIGKILL)
+        first.exit_code()
+    cli.open_gate("gate-1")
+    with cli.worker("--lease", LONG) as again:
+        cli.out("result", "guarded-1", "--timeout", "60")
+        assert "pod-1 was here before" in again.text()
+
+
+def test_workers_that_a_person_gave_one_name_leave_each_other_alone(cli: Cli) -> None:
+    with cli.worker("--lease", LONG, "--name", "ada") as first:
+        first.until_it_serves()
+        cli.out("start", "guarded", "gate-1", "--id", "guarded-1")
+        eventually(lambda: "gate-1" in cli.lines("notes"), "the attempt at the gate")
+        with cli.worker("--lease", LONG, "--name", "ada") as second:
+            second.until_it_serves()
+            cli.open_gate("gate-1")
+            cli.out("result", "guarded-1", "--timeout", "60")
+    assert cli.lines("notes").count("gate-1") == 1
+
+
 def test_a_second_signal_ends_the_worker_without_waiting(cli: Cli) -> None:
     with cli.worker("--drain", LONG) as worker:
         worker.until_it_serves()

@@ -18,7 +18,7 @@ from typing import Any
 
 from perdure.cli import modules
 from perdure.client import Client
-from perdure.errors import StoreUnavailableError
+from perdure.errors import StoreError, StoreUnavailableError
 from perdure.runtime.health import Health, HealthServer, Pulse
 from perdure.runtime.limits import Limits
 from perdure.runtime.worker import Worker
@@ -34,7 +34,10 @@ LONGEST_PAUSE = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """What a worker process is told. It travels to child processes as JSON."""
+    """What a worker process is told. It travels to child processes as JSON.
+
+    ``alone``: whoever had this name before is dead, for it is the name of a pod, and this is its only worker.
+    """
 
     modules: tuple[str, ...]
     url: str
@@ -44,6 +47,7 @@ class Service:
     build_id: str | None
     limits: Limits
     log_format: logs.LogFormat
+    alone: bool = False
     debug: bool = False
 
 
@@ -157,10 +161,22 @@ class WorkerProcess:
             ", ".join(item.name for item in definitions.workflows) or "none",
             ", ".join(item.name for item in definitions.activities) or "none",
         )
+        if service.alone:
+            await self._bury(client, worker.name)
         if self._stopping.is_set():
             return
         await worker.run()
         logger.info("worker %s has stopped and given everything back", worker.name)
+
+    async def _bury(self, client: Client, name: str) -> None:
+        """Let others have the runs of the container that was here before, without waiting for its lease."""
+        try:
+            expired = await client.store.expire(client.namespace, name)
+        except StoreError as error:
+            logger.warning("what worker %s had before is free when its lease ends: %s", name, error)
+        else:
+            if expired.workers:
+                logger.info("worker %s was here before and did not stop in order; its runs are taken over", name)
 
     def _begin_to_stop(self) -> None:
         """Called in a signal handler, that is between any two instructions of the main thread."""

@@ -5,6 +5,7 @@ What lives here: its options. What must not: what a worker process does
 """
 
 import dataclasses
+import os
 from typing import Annotated
 
 import typer
@@ -97,7 +98,8 @@ def worker(
     those that it imports. The current folder is searched first.
 
     SIGTERM and Ctrl-C give the runs back to others, at once where no attempt is under way, and exit with 0; a second
-    signal exits without waiting. A worker that is killed is replaced after its lease.
+    signal exits without waiting. A worker that is killed is replaced after its lease, or when it is started again in
+    the same pod (POD_NAME).
 
     /livez tells whether the event loops turn and never depends on the database; /readyz answers 503 with the reason
     unless every process takes work; /metrics is for Prometheus.
@@ -120,6 +122,7 @@ def worker(
             payload=options.max_payload,
         ),
         log_format=options.log_format,
+        alone=options.processes == 1 and options.name is not None and options.name == os.environ.get("POD_NAME"),
         debug=exits.debugging(),
     )
     logs.configure(service.log_format, debug=service.debug)
