@@ -141,12 +141,12 @@ class Cluster:
 
     async def post_event(self, namespace: str, body: Mapping[str, Any]) -> None:
         """Create an event; in a namespace that is on its way out there is nobody to tell."""
-        path = f"/apis/events.k8s.io/v1/namespaces/{quote(namespace)}/events"
+        path = f"/apis/events.k8s.io/v1/namespaces/{_part(namespace)}/events"
         await self._request("POST", path, body, accepted=(201, 404))
 
     async def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
         """Return the data of a ConfigMap, None if there is none."""
-        path = f"/api/v1/namespaces/{quote(namespace)}/configmaps/{quote(name)}"
+        path = f"/api/v1/namespaces/{_part(namespace)}/configmaps/{_part(name)}"
         code, body, _ = await self._request("GET", path, accepted=(200, 404))
         return (body.get("data") or {}) if code == 200 else None
 
@@ -160,7 +160,7 @@ class Cluster:
     async def may_watch_pods(self, namespaces: Sequence[str] | None) -> bool:
         """Tell whether pods may be listed wherever objects are watched."""
         for namespace in namespaces or (None,):
-            prefix = "/api/v1" if namespace is None else f"/api/v1/namespaces/{quote(namespace)}"
+            prefix = "/api/v1" if namespace is None else f"/api/v1/namespaces/{_part(namespace)}"
             code, _, _ = await self._request("GET", f"{prefix}/pods?limit=1", accepted=(200, 403))
             if code == 403:
                 return False
@@ -253,12 +253,17 @@ def _error(method: str, path: str, code: int, data: bytes, headers: Mapping[str,
 def _paths(namespaces: Sequence[str] | None) -> list[str]:
     if namespaces is None:
         return [f"/apis/{GROUP}/{PLURAL}"]
-    return [f"/apis/{GROUP}/namespaces/{quote(namespace)}/{PLURAL}" for namespace in namespaces]
+    return [f"/apis/{GROUP}/namespaces/{_part(namespace)}/{PLURAL}" for namespace in namespaces]
+
+
+def _part(name: str) -> str:
+    """Return one part of a path; a name with a slash must not lead elsewhere, such as to another namespace."""
+    return quote(name, safe="")
 
 
 def _path(namespace: str, name: str) -> str:
-    return f"/apis/{GROUP}/namespaces/{quote(namespace)}/{PLURAL}/{quote(name)}"
+    return f"/apis/{GROUP}/namespaces/{_part(namespace)}/{PLURAL}/{_part(name)}"
 
 
 def _lease_path(namespace: str, name: str) -> str:
-    return f"/apis/coordination.k8s.io/v1/namespaces/{quote(namespace)}/leases/{quote(name)}"
+    return f"/apis/coordination.k8s.io/v1/namespaces/{_part(namespace)}/leases/{_part(name)}"
