@@ -270,10 +270,12 @@ def shown(instances: Instances, *arguments: str) -> list[str]:
     return instances.kubectl("get", *arguments)[0].splitlines()
 
 
-def test_instances_are_found_by_workflow_and_by_phase(instances: Instances) -> None:
-    for name, workflow, phase in (("a", "order", "Failed"), ("b", "order", "Running"), ("c", "refund", "Failed")):
-        instances.create_order(name, workflow=workflow)
-        instances.patch_status({"phase": phase}, name)
+def test_instances_are_found_by_what_they_run_where_they_run_and_how_it_goes(instances: Instances) -> None:
+    instances.create_order("a", suspend=True)
+    instances.create_order("b", taskQueue="gpu")
+    instances.create_order("c", workflow="refund", buildId="v7")
+    for name, phase, run in (("a", "Failed", "7"), ("b", "Running", "8"), ("c", "Failed", "9")):
+        instances.patch_status({"phase": phase, "runId": run}, name)
 
     def names(selector: str) -> list[str]:
         return shown(
@@ -284,6 +286,10 @@ def test_instances_are_found_by_workflow_and_by_phase(instances: Instances) -> N
     assert names("status.phase!=Failed") == ["b"]
     assert names("spec.workflow=order") == ["a", "b"]
     assert names("spec.workflow=order,status.phase=Failed") == ["a"]
+    assert names("spec.taskQueue=gpu") == ["b"]
+    assert names("spec.buildId=v7") == ["c"]
+    assert names("spec.suspend=true") == ["a"]
+    assert names("status.runId=9") == ["c"]
 
 
 def test_kubectl_get_shows_the_state_of_each_run_in_a_line(instances: Instances) -> None:
