@@ -137,6 +137,8 @@ async def test_status_changes_come_oldest_first_and_runs_without_a_key_have_none
     assert len(found) == 5
     assert [change.run.id for change in found][3:] == ["order-2", "order-0"]
     assert await stage.store.status_changes(2) == found[:2]
+    assert await stage.store.status_changes(2, after=found[1].number) == found[2:4]
+    assert await stage.store.status_changes(10, after=found[-1].number) == []
 
 
 @behaviour

@@ -241,10 +241,10 @@ class MemoryReads:
                 for queue in worker.info.queues
             )
 
-    async def status_changes(self, limit: int) -> list[StatusChange]:
+    async def status_changes(self, limit: int, after: int = 0) -> list[StatusChange]:
         """Return changes of runs with a key, oldest first."""
         with self.lock:
-            oldest = list(self.changes.items())[:limit]
+            oldest = [each for each in self.changes.items() if each[0] > after][:limit]
             return [StatusChange(number=number, run=self._summary(self.runs[run_id])) for number, run_id in oldest]
 
     async def acknowledge(self, numbers: Sequence[int]) -> None:

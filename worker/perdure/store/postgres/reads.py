@@ -88,9 +88,9 @@ class PostgresReads:
         """Return which queues are served with which builds."""
         return frozenset(Poller(*row) for row in await self._reads.fetch("pollers", {}))
 
-    async def status_changes(self, limit: int) -> list[StatusChange]:
+    async def status_changes(self, limit: int, after: int = 0) -> list[StatusChange]:
         """Return changes of runs with a key, oldest first."""
-        found = await self._reads.fetch("status_changes", {"limit": int4(limit)})
+        found = await self._reads.fetch("status_changes", {"limit": int4(limit), "after": int8(after)})
         return [StatusChange(number=row[0], run=rows.summary(row[1:])) for row in found]
 
     async def acknowledge(self, numbers: Sequence[int]) -> None:

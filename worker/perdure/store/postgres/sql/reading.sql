@@ -104,7 +104,9 @@ WHERE closed_at IS NULL AND (:namespaces::text[] IS NULL OR namespace = ANY (:na
 
 -- name: status_changes
 SELECT c.number, s.*
-FROM (SELECT number, run_id FROM perdure.status_change ORDER BY number LIMIT :limit::integer) c
+FROM (
+    SELECT number, run_id FROM perdure.status_change WHERE number > :after::bigint ORDER BY number LIMIT :limit::integer
+) c
 JOIN perdure.summary s ON s.id = c.run_id
 ORDER BY c.number;
 
