@@ -1,7 +1,6 @@
 """What the loop from the database to the writer does with many changes: real store and writer, nothing is written."""
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 

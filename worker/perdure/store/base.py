@@ -270,11 +270,11 @@ class Queue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
-    """How many runs are open, how many of them are held and for which reasons, and the queues by name."""
+    """How many runs are open, how many of them are held and for which reasons, and the queues by namespace and name."""
 
     open: int
     held: Mapping[str, int]
-    queues: Mapping[str, Queue]
+    queues: Mapping[tuple[str, str], Queue]
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,11 +75,11 @@ class PostgresReads:
         parameters = {"namespaces": None if namespaces is None else texts(namespaces)}
         found = await self._reads.fetch("census", parameters)
         return Census(
-            open=sum(runs for kind, _, runs, *_ in found if kind == "open"),
-            held={reason: runs for kind, reason, runs, *_ in found if kind == "held"},
+            open=sum(runs for kind, _, _, runs, *_ in found if kind == "open"),
+            held={reason: runs for kind, _, reason, runs, *_ in found if kind == "held"},
             queues={
-                queue: Queue(runs=runs, activities=activities, workers=workers, oldest=max(0.0, oldest))
-                for kind, queue, runs, activities, workers, oldest in found
+                (namespace, queue): Queue(runs=runs, activities=activities, workers=workers, oldest=max(0.0, oldest))
+                for kind, namespace, queue, runs, activities, workers, oldest in found
                 if kind == "queue"
             },
         )
