@@ -26,7 +26,10 @@ from .objects import version_of
 
 GROUP = "perdure.dev/v1"
 PLURAL = "workflowinstances"
-PAGE = 500
+PAGE = 50
+"""Objects that are read at once: each may have a megabyte, and takes several times that while it is read."""
+NAMES = 500
+"""The same for objects without their content."""
 TIMEOUT = 30.0
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
@@ -97,14 +100,14 @@ class Cluster:
     async def objects(self, namespaces: Sequence[str] | None) -> AsyncIterator[dict[str, Any]]:
         """Yield every object, page by page; raise rather than leave some out."""
         for path in _paths(namespaces):
-            async for item in self._pages(path, {}):
+            async for item in self._pages(path, PAGE, {}):
                 yield {"apiVersion": GROUP, "kind": "WorkflowInstance", **item}
 
     async def listing(self, namespaces: Sequence[str] | None) -> dict[str, Seen]:
         """Return every object by UID, without its content; raise rather than leave some out."""
         found = {}
         for path in _paths(namespaces):
-            async for item in self._pages(path, {"Accept": _METADATA_ONLY}):
+            async for item in self._pages(path, NAMES, {"Accept": _METADATA_ONLY}):
                 metadata = item["metadata"]
                 seen = Seen(metadata["uid"], metadata["namespace"], metadata["name"], version_of(metadata))
                 found[seen.uid] = seen
@@ -189,10 +192,10 @@ class Cluster:
 
     # Requests
 
-    async def _pages(self, path: str, headers: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
+    async def _pages(self, path: str, limit: int, headers: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
         token = ""
         while True:
-            query = urlencode({"limit": str(PAGE), **({"continue": token} if token else {})})
+            query = urlencode({"limit": str(limit), **({"continue": token} if token else {})})
             _, page, _ = await self._request("GET", f"{path}?{query}", headers=headers)
             for item in page["items"] or ():  # an empty list of metadata comes as null
                 yield item

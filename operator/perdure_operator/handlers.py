@@ -19,7 +19,7 @@ import kopf
 
 from perdure.errors import PerdureError
 
-from .cluster import GROUP, PLURAL
+from .cluster import GROUP, PAGE, PLURAL
 from .pods import LABEL
 
 logger = logging.getLogger("perdure.operator")
@@ -192,7 +192,7 @@ async def _configure(settings: kopf.OperatorSettings, **_: object) -> None:
     settings.networking.request_timeout = 30
     settings.watching.server_timeout = 300
     settings.watching.inactivity_timeout = 70
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = PAGE
     settings.watching.label_selectors["", "v1", "pods"] = LABEL
     # A place is held until it has been idle for this long: without the short time the limit would be a brake.
     settings.queueing.idle_timeout = 0.05
