@@ -17,6 +17,7 @@ import yaml
 
 from perdure.errors import InputMissingError, ManifestError
 from perdure.model.payload import LIMIT, check_size, encode
+from perdure.model.policies import LONGEST
 from perdure.model.runs import NewRun
 
 API_VERSION = "perdure.dev/v1"
@@ -27,8 +28,6 @@ DEPTH_LIMIT = 100
 """How deep an argument may be nested: what reads it goes down by recursion, and nobody writes such a thing by hand."""
 ENVELOPE = 3
 """What an argument is nested in: the document, its spec and the input."""
-LONGEST_TIMEOUT = 100 * 366 * 86_400
-"""Seconds. What is longer overflows the clocks of one part or another."""
 
 _UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
@@ -70,7 +69,7 @@ class _Spec(msgspec.Struct, rename="camel"):
     ttl_seconds_after_finished: Annotated[int, msgspec.Meta(ge=0)] | None = None
     ttl_seconds_after_failure: Annotated[int, msgspec.Meta(ge=0)] | None = None
     deletion_policy: Literal["Cancel", "Abandon"] = "Cancel"
-    timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=LONGEST_TIMEOUT)] | None = None
+    timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=LONGEST)] | None = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
 
 
