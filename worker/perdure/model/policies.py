@@ -20,7 +20,7 @@ LONGEST = 100 * 366 * 86_400
 
 
 def seconds(value: Duration, what: str) -> float:
-    """Return ``value`` in seconds; raise `DefinitionError` naming ``what`` if that is not above 0 and up to `LONGEST`."""
+    """Return ``value`` in seconds; raise `DefinitionError` naming ``what`` if it is not above 0 and up to `LONGEST`."""
     number: object = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number <= LONGEST:
         message = f"{what} must be a timedelta or a number of seconds above 0, at most a hundred years, not {value!r}"
