@@ -26,7 +26,10 @@ from .objects import version_of
 
 GROUP = "perdure.dev/v1"
 PLURAL = "workflowinstances"
-PAGE = 500
+PAGE = 50
+"""Objects that are read at once: each may have a megabyte, and takes several times that while it is read."""
+NAMES = 500
+"""The same for objects without their content."""
 TIMEOUT = 30.0
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
@@ -97,14 +100,14 @@ class Cluster:
     async def objects(self, namespaces: Sequence[str] | None) -> AsyncIterator[dict[str, Any]]:
         """Yield every object, page by page; raise rather than leave some out."""
         for path in _paths(namespaces):
-            async for item in self._pages(path, {}):
+            async for item in self._pages(path, PAGE, {}):
                 yield {"apiVersion": GROUP, "kind": "WorkflowInstance", **item}
 
     async def listing(self, namespaces: Sequence[str] | None) -> dict[str, Seen]:
         """Return every object by UID, without its content; raise rather than leave some out."""
         found = {}
         for path in _paths(namespaces):
-            async for item in self._pages(path, {"Accept": _METADATA_ONLY}):
+            async for item in self._pages(path, NAMES, {"Accept": _METADATA_ONLY}):
                 metadata = item["metadata"]
                 seen = Seen(metadata["uid"], metadata["namespace"], metadata["name"], version_of(metadata))
                 found[seen.uid] = seen
@@ -141,12 +144,12 @@ class Cluster:
 
     async def post_event(self, namespace: str, body: Mapping[str, Any]) -> None:
         """Create an event; in a namespace that is on its way out there is nobody to tell."""
-        path = f"/apis/events.k8s.io/v1/namespaces/{quote(namespace)}/events"
+        path = f"/apis/events.k8s.io/v1/namespaces/{_part(namespace)}/events"
         await self._request("POST", path, body, accepted=(201, 404))
 
     async def config_map(self, namespace: str, name: str) -> Mapping[str, str] | None:
         """Return the data of a ConfigMap, None if there is none."""
-        path = f"/api/v1/namespaces/{quote(namespace)}/configmaps/{quote(name)}"
+        path = f"/api/v1/namespaces/{_part(namespace)}/configmaps/{_part(name)}"
         code, body, _ = await self._request("GET", path, accepted=(200, 404))
         return (body.get("data") or {}) if code == 200 else None
 
@@ -160,7 +163,7 @@ class Cluster:
     async def may_watch_pods(self, namespaces: Sequence[str] | None) -> bool:
         """Tell whether pods may be listed wherever objects are watched."""
         for namespace in namespaces or (None,):
-            prefix = "/api/v1" if namespace is None else f"/api/v1/namespaces/{quote(namespace)}"
+            prefix = "/api/v1" if namespace is None else f"/api/v1/namespaces/{_part(namespace)}"
             code, _, _ = await self._request("GET", f"{prefix}/pods?limit=1", accepted=(200, 403))
             if code == 403:
                 return False
@@ -189,10 +192,10 @@ class Cluster:
 
     # Requests
 
-    async def _pages(self, path: str, headers: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
+    async def _pages(self, path: str, limit: int, headers: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
         token = ""
         while True:
-            query = urlencode({"limit": str(PAGE), **({"continue": token} if token else {})})
+            query = urlencode({"limit": str(limit), **({"continue": token} if token else {})})
             _, page, _ = await self._request("GET", f"{path}?{query}", headers=headers)
             for item in page["items"] or ():  # an empty list of metadata comes as null
                 yield item
@@ -253,12 +256,17 @@ def _error(method: str, path: str, code: int, data: bytes, headers: Mapping[str,
 def _paths(namespaces: Sequence[str] | None) -> list[str]:
     if namespaces is None:
         return [f"/apis/{GROUP}/{PLURAL}"]
-    return [f"/apis/{GROUP}/namespaces/{quote(namespace)}/{PLURAL}" for namespace in namespaces]
+    return [f"/apis/{GROUP}/namespaces/{_part(namespace)}/{PLURAL}" for namespace in namespaces]
+
+
+def _part(name: str) -> str:
+    """Return one part of a path; a name with a slash must not lead elsewhere, such as to another namespace."""
+    return quote(name, safe="")
 
 
 def _path(namespace: str, name: str) -> str:
-    return f"/apis/{GROUP}/namespaces/{quote(namespace)}/{PLURAL}/{quote(name)}"
+    return f"/apis/{GROUP}/namespaces/{_part(namespace)}/{PLURAL}/{_part(name)}"
 
 
 def _lease_path(namespace: str, name: str) -> str:
-    return f"/apis/coordination.k8s.io/v1/namespaces/{quote(namespace)}/leases/{quote(name)}"
+    return f"/apis/coordination.k8s.io/v1/namespaces/{_part(namespace)}/leases/{_part(name)}"

@@ -18,7 +18,7 @@ from perdure.client import FullStore
 from perdure.errors import PerdureError, StoreError
 from perdure.manifest import is_uid
 
-from .cluster import ClusterError, Seen
+from .cluster import PAGE, ClusterError, Seen
 from .objects import Known
 from .parts import Parts
 from .restored import REASONS
@@ -56,7 +56,7 @@ class Comparison:
                 async for body in self._parts.cluster.objects(self._namespaces):
                     self._parts.controller.see(body)
                     count += 1
-                    if count % CHUNK == 0:
+                    if count % PAGE == 0:
                         await self._parts.controller.catch_up(GRACE)
                 return
             except ClusterError as error:

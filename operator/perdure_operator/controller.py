@@ -46,8 +46,8 @@ BATCH = 100
 UNTOUCHED_AFTER = 2.0
 """Seconds that a worker has to take up a cancellation before a run without any history of its own is closed."""
 NAME_RETRY = 5.0
-INPUT_RETRY = 2.0
-LONGEST_INPUT_RETRY = 60.0
+RETRY = 2.0
+LONGEST_RETRY = 60.0
 LONGEST_PAUSE = 10.0
 
 
@@ -185,8 +185,15 @@ class Controller:
                 return [left for job in batch for left in await self._work_through([job])]
             self.errors += 1
             logger.exception("reconciling %s/%s failed", batch[0].namespace, batch[0].name, extra=_about(batch[0]))
-            return batch
+            self._put_off(batch[0])
         return []
+
+    def _put_off(self, job: Job) -> None:
+        """Try again later what the operator cannot deal with, so that it does not hold the other objects up."""
+        self._refuse(
+            [job], Refusal("ReconcileFailed", "the operator failed on this object and tries again; see its log")
+        )
+        self._later(_pause(job), lambda: self._again(job) if job.gone else self._retry(job))
 
     async def _work(self, batch: Sequence[Job]) -> None:
         store = await self._database.store()
@@ -230,8 +237,7 @@ class Controller:
             return
         except (InputMissingError, ClusterError) as error:
             job.refusal = Refusal("InputMissing", str(error))
-            self._later(min(LONGEST_INPUT_RETRY, INPUT_RETRY * 2**job.tries), lambda: self._retry(job))
-            job.tries += 1
+            self._later(_pause(job), lambda: self._retry(job))
             return
         if started.created:
             logger.info("%s/%s started as run %d", job.namespace, job.name, started.run_id, extra=_about(job, started))
@@ -301,7 +307,7 @@ class Controller:
     def _retry(self, job: Job) -> None:
         """Look again, unless the object is gone or has another spec by now."""
         known = self._objects.get(job.uid)
-        if known is not None and known.generation == job.generation:
+        if known is not None and known.newest == job.generation:
             self._again(job)
 
     def _later(self, delay: float, call: Callable[[], None]) -> None:
@@ -311,6 +317,12 @@ class Controller:
 
         timer = asyncio.get_running_loop().call_later(delay, due)
         self._timers.add(timer)
+
+
+def _pause(job: Job) -> float:
+    """Return the seconds until the next try, which grow with each."""
+    job.tries += 1
+    return min(LONGEST_RETRY, RETRY * 2.0 ** min(job.tries - 1, 10))
 
 
 def _unavailable(error: StoreError) -> Refusal:

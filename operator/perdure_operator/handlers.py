@@ -19,12 +19,14 @@ import kopf
 
 from perdure.errors import PerdureError
 
-from .cluster import GROUP, PLURAL
+from .cluster import GROUP, PAGE, PLURAL
 from .pods import LABEL
 
 logger = logging.getLogger("perdure.operator")
 
 STOP_TIMEOUT = 10.0
+STACK = 16 * 1024 * 1024
+"""Bytes; what is not used is not taken."""
 PULSE = 1.0
 FAREWELL = 0.1
 """Seconds for connections to say goodbye: closing TLS takes some rounds of a loop that would end at once."""
@@ -64,7 +66,7 @@ class Watch:
 
     async def run(self) -> None:
         """Watch until cancelled; raise `WatchEndedError` when kopf ends before."""
-        threading.Thread(target=self._work, name="perdure-watch", daemon=True).start()
+        self._start_thread()
         try:
             await asyncio.shield(self._ended)
         except asyncio.CancelledError:
@@ -76,6 +78,14 @@ class Watch:
             raise WatchEndedError(message) from error
         message = "the watch of the objects ended by itself"
         raise WatchEndedError(message)
+
+    def _start_thread(self) -> None:
+        # Who reads a deep object goes down by recursion, and a thread may have less room for that than the process.
+        before = threading.stack_size(STACK)
+        try:
+            threading.Thread(target=self._work, name="perdure-watch", daemon=True).start()
+        finally:
+            threading.stack_size(before)
 
     async def _finish(self) -> None:
         self._ask_to_stop()
@@ -182,7 +192,7 @@ async def _configure(settings: kopf.OperatorSettings, **_: object) -> None:
     settings.networking.request_timeout = 30
     settings.watching.server_timeout = 300
     settings.watching.inactivity_timeout = 70
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = PAGE
     settings.watching.label_selectors["", "v1", "pods"] = LABEL
     # A place is held until it has been idle for this long: without the short time the limit would be a brake.
     settings.queueing.idle_timeout = 0.05

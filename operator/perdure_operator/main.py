@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,6 +43,8 @@ logger = logging.getLogger("perdure.operator")
 
 PROBE = 5.0
 """Seconds between two looks at whether the database can be reached; it counts as away after three."""
+DEEP = 12_000
+"""Levels of recursion, so that the deepest object that an API server takes (10,000 levels) can be read and refused."""
 SILENCE = 60.0
 """Seconds without a sign of life of the watch after which the process should be restarted."""
 
@@ -225,6 +228,7 @@ def run(
     fails for good and `RequestError` for settings that cannot be read; whoever started the process starts it again.
     """
     settings = Settings.read(url, namespaces, os.environ)
+    sys.setrecursionlimit(DEEP)
     logs.configure(log_format, debug=debug)
     for name in ("kopf", "kopf.objects"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -29,6 +29,8 @@ SHARE = 20.0
 MOST_QUEUES = 100
 """Queues that have metrics of their own. Their names come from objects, so anybody could make up more."""
 OTHERS = "(others)"
+Place = tuple[str, str]
+"""Namespace and queue. The label is not called namespace, which scrapers use for that of the operator's pod."""
 REASONS = (POISON, TOO_LARGE, UNKNOWN_WORKFLOW, UNREADABLE)
 """Reasons that are shown even when no run is held for them, so that there is always something to add up."""
 
@@ -127,30 +129,30 @@ def _census_metrics(census: Census) -> Iterator[Metric]:
     yield gauge(
         "perdure_backlog_runs",
         "Runs that are ready and that no worker owns.",
-        {(name,): queue.runs for name, queue in queues.items()},
-        ["queue"],
+        {place: queue.runs for place, queue in queues.items()},
+        ["run_namespace", "queue"],
     )
     yield gauge(
         "perdure_backlog_activities",
         "Activities that are due and that no worker has taken.",
-        {(name,): queue.activities for name, queue in queues.items()},
-        ["queue"],
+        {place: queue.activities for place, queue in queues.items()},
+        ["run_namespace", "queue"],
     )
     yield gauge(
         "perdure_backlog_oldest_seconds",
         "For how long the first of them has waited to start.",
-        {(name,): queue.oldest for name, queue in queues.items()},
-        ["queue"],
+        {place: queue.oldest for place, queue in queues.items()},
+        ["run_namespace", "queue"],
     )
     yield gauge(
         "perdure_backlog_workers",
         "Worker processes that serve the queue.",
-        {(name,): queue.workers for name, queue in queues.items()},
-        ["queue"],
+        {place: queue.workers for place, queue in queues.items()},
+        ["run_namespace", "queue"],
     )
 
 
-def _most(queues: Mapping[str, Queue]) -> dict[str, Queue]:
+def _most(queues: Mapping[Place, Queue]) -> dict[Place, Queue]:
     """Return the queues that matter most, and the sum of the others under one name."""
     order = sorted(queues.items(), key=lambda item: (-item[1].runs - item[1].activities, -item[1].workers, item[0]))
     rest = [queue for _, queue in order[MOST_QUEUES - 1 :]]
@@ -162,4 +164,4 @@ def _most(queues: Mapping[str, Queue]) -> dict[str, Queue]:
         workers=max(queue.workers for queue in rest),
         oldest=max(queue.oldest for queue in rest),
     )
-    return {**dict(order[: MOST_QUEUES - 1]), OTHERS: others}
+    return {**dict(order[: MOST_QUEUES - 1]), (OTHERS, OTHERS): others}

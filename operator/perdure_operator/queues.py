@@ -15,7 +15,7 @@ from .database import Database
 
 logger = logging.getLogger("perdure.operator")
 
-LOOK = 2.0
+LOOK = 1.0
 
 
 class Queues:

@@ -13,12 +13,14 @@ no object stands for: their changes are acknowledged because nobody waits for th
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Collection, Sequence
 
 from perdure.client import FullStore, Hints
 from perdure.errors import PerdureError, StoreError
 from perdure.manifest import is_uid
 from perdure.model.runs import RunSummary
+from perdure.store.base import StatusChange
 
 from .cluster import ClusterError
 from .objects import Known
@@ -28,10 +30,13 @@ from .status import project
 logger = logging.getLogger("perdure.operator")
 
 PAGE = 200
-MOST = 20_000
+"""Changes that are read at once; few, since a summary may carry a large result."""
 POLL = 1.0
 PACE = 0.05
 """Seconds between two looks at the changes: at most POLL when nobody hints, at least PACE when everybody does."""
+AGAIN = 10.0
+"""Seconds until changes that fill more than a page are read from the first one again: a change may become visible after
+others with higher numbers, and one that could not be dealt with may be by then."""
 
 
 class Sync:
@@ -42,7 +47,10 @@ class Sync:
         self._namespaces = parts.settings.namespaces
         self._news = parts.writer.on_settled
         self._done: set[int] = set()
-        self._foreign = 0
+        self._handed: set[int] = set()
+        self._early: dict[str, tuple[RunSummary, list[int]]] = {}
+        self._after = 0
+        self._began = 0.0
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -74,46 +82,65 @@ class Sync:
         self._done.update(self._parts.writer.settled())
         if self._done:
             await store.acknowledge(sorted(self._done))
+            self._handed -= self._done
             self._done.clear()
 
     async def _read(self, store: FullStore) -> None:
-        """Hand the oldest changes to the writer, those that it has already again: their runs may have gone on.
+        """Hand a page of changes to the writer.
 
-        The page is small, since a summary may carry a large result, and grows by what cannot be dealt with now, since
-        that must not stand in the way of everything behind it.
+        It goes on behind the page before, without waiting until that is written: of a run that has ended meanwhile only
+        the end is worth a write, and what cannot be dealt with now must not stand in the way of everything behind it.
         """
-        limit = min(MOST, PAGE + self._foreign + self._parts.writer.struggling)
-        latest: dict[str, tuple[RunSummary, list[int]]] = {}
-        self._foreign = 0
-        for change in await store.status_changes(limit):
+        if self._after == 0:
+            self._began = time.monotonic()
+        page = await store.status_changes(PAGE, self._after)
+        self._parts.database.answered()
+        latest, self._early = self._early, {}
+        for change in page:
             run = change.run
             if run.key is None or not is_uid(run.key):
                 self._done.add(change.number)
-            elif self._namespaces is not None and run.namespace not in self._namespaces:
-                self._foreign += 1  # another operator's
-            else:
+            elif change.number not in self._handed and self._is_ours(run):
                 latest[run.key] = (run, [*(latest[run.key][1] if run.key in latest else ()), change.number])
-        self._parts.database.answered()
         for uid, (run, numbers) in latest.items():
             await self._tell(uid, run, numbers)
+        self._turn_page(page)
         if self._done:
             self._news.set()
 
-    async def _tell(self, uid: str, run: RunSummary, numbers: Iterable[int]) -> None:
+    def _turn_page(self, page: Sequence[StatusChange]) -> None:
+        if len(self._early) >= PAGE:
+            return
+        is_full = len(page) == PAGE
+        if is_full or (self._after and time.monotonic() - self._began < AGAIN):
+            self._after = page[-1].number if page else self._after
+        else:
+            self._after = 0
+        if is_full:
+            self._news.set()
+
+    def _is_ours(self, run: RunSummary) -> bool:
+        return self._namespaces is None or run.namespace in self._namespaces
+
+    async def _tell(self, uid: str, run: RunSummary, numbers: Collection[int]) -> None:
         if run.state.closed:
             self._parts.controller.name_is_free(run.namespace, run.id)
         try:
             known = self._parts.objects.get(uid) or await self._find(uid, run)
         except ClusterError as error:
             logger.warning("the object of run %d cannot be read: %s", run.run_id, error)
+            self._handed.difference_update(numbers)
             return
         if known is None:
             self._done.update(numbers)
-        elif known.generation > 0:
+            return
+        self._handed.update(numbers)
+        if known.generation > 0:
             served = self._parts.database.is_served(run)
             self._parts.writer.put(uid, project(run, known.generation, known.refusal, served=served), numbers)
         else:
-            # The controller has yet to look at the object; the change stays where it is until the next reading.
+            # The controller has yet to look at the object.
+            self._early[uid] = (run, list(numbers))
             asyncio.get_running_loop().call_later(POLL / 10, self._news.set)
 
     async def _find(self, uid: str, run: RunSummary) -> Known | None:

@@ -137,6 +137,8 @@ async def test_status_changes_come_oldest_first_and_runs_without_a_key_have_none
     assert len(found) == 5
     assert [change.run.id for change in found][3:] == ["order-2", "order-0"]
     assert await stage.store.status_changes(2) == found[:2]
+    assert await stage.store.status_changes(2, after=found[1].number) == found[2:4]
+    assert await stage.store.status_changes(10, after=found[-1].number) == []
 
 
 @behaviour
@@ -202,16 +204,21 @@ async def test_a_census_counts_what_is_open_and_what_waits(stage: Stage) -> None
 
     before = await stage.store.census([NAMESPACE])
     assert (before.open, dict(before.held)) == (4, {"NonDeterminism": 1})
-    assert set(before.queues) == {"default", "idle", "heavy", "slow"}
-    assert before.queues["default"] == before.queues["idle"] == Queue(workers=1)
-    assert (before.queues["slow"].runs, before.queues["slow"].workers) == (1, 0)
-    assert (before.queues["heavy"].runs, before.queues["heavy"].activities) == (0, 1)
+    queues = {queue: counted for (namespace, queue), counted in before.queues.items() if namespace == NAMESPACE}
+    assert set(queues) == {"default", "idle", "heavy", "slow"}
+    assert len(before.queues) == len(queues), "the namespaces that were asked for"
+    assert queues["default"] == queues["idle"] == Queue(workers=1)
+    assert (queues["slow"].runs, queues["slow"].workers) == (1, 0)
+    assert (queues["heavy"].runs, queues["heavy"].activities) == (0, 1)
     await stage.pass_time(90)
     after = await stage.store.census([NAMESPACE])
-    assert (after.queues["default"].runs, after.queues["default"].workers) == (1, 0)
-    assert 29 <= after.queues["default"].oldest <= 89
-    assert 90 <= after.queues["heavy"].oldest <= 149
-    assert (await stage.store.census(None)).open == 5
+    default, heavy = after.queues[NAMESPACE, "default"], after.queues[NAMESPACE, "heavy"]
+    assert (default.runs, default.workers) == (1, 0)
+    assert 29 <= default.oldest <= 89
+    assert 90 <= heavy.oldest <= 149
+    everywhere = await stage.store.census(None)
+    assert everywhere.open == 5
+    assert everywhere.queues["neighbour", "default"].runs == everywhere.queues[NAMESPACE, "default"].runs == 1
     assert (await stage.store.census(["nowhere"])).queues == {}
 
 

@@ -30,7 +30,7 @@ STANDING = Standing(
     store_errors=0,
     watched_at=1.0,
     compared_at=1.0,
-    census=Census(open=0, held={}, queues={"default": Queue()}),
+    census=Census(open=0, held={}, queues={("default", "default"): Queue()}),
 )
 
 

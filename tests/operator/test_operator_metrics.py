@@ -71,7 +71,7 @@ def test_the_leader_tells_of_itself_and_of_the_database_and_a_standby_of_itself(
         assert page.value("perdure_backlog_oldest_seconds", queue="nobody") > 0
         assert page.value("perdure_backlog_workers", queue="nobody") == 0
         assert page.value("perdure_backlog_runs", queue="default") == 0
-        assert page.value("perdure_backlog_workers", queue="default") == 1
+        assert page.value("perdure_backlog_workers", run_namespace=stage.namespace, queue="default") == 1
         assert page.value("perdure_operator_objects") == 3
         assert page.value("perdure_operator_queue_depth") == 0
         assert page.value("perdure_operator_status_writes_total", outcome="written") >= 3

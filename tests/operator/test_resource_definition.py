@@ -113,19 +113,24 @@ def test_a_large_input_does_not_blow_up_the_bookkeeping_of_its_fields(instances:
         ({"workflow": None}, "spec.workflow"),
         ({"workflow": ""}, "spec.workflow"),
         ({"workflow": "w" * 254}, "spec.workflow"),
+        ({"workflow": "or\0der"}, "spec.workflow"),
         ({"taskQueue": ""}, "spec.taskQueue"),
+        ({"taskQueue": "fast\n"}, "spec.taskQueue"),
         ({"input": ["4242"]}, "spec.input"),
         ({"input": "4242"}, "spec.input"),
         ({"timeoutSeconds": 0}, "spec.timeoutSeconds"),
         ({"timeoutSeconds": 1.5}, "spec.timeoutSeconds"),
+        ({"timeoutSeconds": 2**63 - 1}, "spec.timeoutSeconds"),
         ({"priority": -1}, "spec.priority"),
         ({"priority": 1001}, "spec.priority"),
         ({"deletionPolicy": "Keep"}, "spec.deletionPolicy"),
         ({"cancel": True}, "spec.cancel"),
         ({"cancel": {"mode": "Stop"}}, "spec.cancel.mode"),
         ({"cancel": {"reason": "r" * 1025}}, "spec.cancel.reason"),
+        ({"cancel": {"reason": "\0"}}, "spec.cancel.reason"),
         ({"suspend": "yes"}, "spec.suspend"),
         ({"buildId": ""}, "spec.buildId"),
+        ({"buildId": "v\x7f"}, "spec.buildId"),
         ({"ttlSecondsAfterFinished": -1}, "spec.ttlSecondsAfterFinished"),
         ({"ttlSecondsAfterFailure": -1}, "spec.ttlSecondsAfterFailure"),
         ({"inputFrom": []}, "spec.inputFrom"),
@@ -134,6 +139,14 @@ def test_a_large_input_does_not_blow_up_the_bookkeeping_of_its_fields(instances:
         ({"inputFrom": [{"name": "a", "secretKeyRef": SECRET, "format": "JSON"}]}, "spec.inputFrom[0].format"),
         ({"inputFrom": [{"name": "a-b", "secretKeyRef": SECRET}]}, "spec.inputFrom[0].name"),
         ({"inputFrom": [{"name": "a", "secretKeyRef": {"name": ".."}}]}, "spec.inputFrom[0].secretKeyRef.key"),
+        (
+            {"inputFrom": [{"name": "a", "configMapKeyRef": {**SECRET, "name": "../../other/configmaps/texts"}}]},
+            "spec.inputFrom[0].configMapKeyRef.name",
+        ),
+        (
+            {"inputFrom": [{"name": "a", "configMapKeyRef": {**SECRET, "key": "a/b"}}]},
+            "spec.inputFrom[0].configMapKeyRef.key",
+        ),
         (
             {"inputFrom": [{"name": "a", "secretKeyRef": {**SECRET, "name": ".."}}]},
             "spec.inputFrom[0].secretKeyRef.name",
@@ -257,10 +270,12 @@ def shown(instances: Instances, *arguments: str) -> list[str]:
     return instances.kubectl("get", *arguments)[0].splitlines()
 
 
-def test_instances_are_found_by_workflow_and_by_phase(instances: Instances) -> None:
-    for name, workflow, phase in (("a", "order", "Failed"), ("b", "order", "Running"), ("c", "refund", "Failed")):
-        instances.create_order(name, workflow=workflow)
-        instances.patch_status({"phase": phase}, name)
+def test_instances_are_found_by_what_they_run_where_they_run_and_how_it_goes(instances: Instances) -> None:
+    instances.create_order("a", suspend=True)
+    instances.create_order("b", taskQueue="gpu")
+    instances.create_order("c", workflow="refund", buildId="v7")
+    for name, phase, run in (("a", "Failed", "7"), ("b", "Running", "8"), ("c", "Failed", "9")):
+        instances.patch_status({"phase": phase, "runId": run}, name)
 
     def names(selector: str) -> list[str]:
         return shown(
@@ -271,6 +286,10 @@ def test_instances_are_found_by_workflow_and_by_phase(instances: Instances) -> N
     assert names("status.phase!=Failed") == ["b"]
     assert names("spec.workflow=order") == ["a", "b"]
     assert names("spec.workflow=order,status.phase=Failed") == ["a"]
+    assert names("spec.taskQueue=gpu") == ["b"]
+    assert names("spec.buildId=v7") == ["c"]
+    assert names("spec.suspend=true") == ["a"]
+    assert names("status.runId=9") == ["c"]
 
 
 def test_kubectl_get_shows_the_state_of_each_run_in_a_line(instances: Instances) -> None:

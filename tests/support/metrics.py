@@ -10,7 +10,7 @@ from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-LABELS: Final = {"activity", "build", "code", "kind", "outcome", "queue", "reason", "workflow"}
+LABELS: Final = {"activity", "build", "code", "kind", "outcome", "queue", "reason", "run_namespace", "workflow"}
 """Every label that a metric may have: none names a run, an instance or anything else that there is ever more of."""
 MOST_OF_A_LABEL: Final = 100
 """Values that a label may have in one metric of a test."""

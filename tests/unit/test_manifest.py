@@ -25,6 +25,17 @@ def changed(**parts: Any) -> dict[str, Any]:
     return document
 
 
+def source(name: str, key: str) -> dict[str, Any]:
+    return {"name": "text", "configMapKeyRef": {"name": name, "key": key}}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        value = {"inner": value}
+    return value
+
+
 def test_a_minimal_document_has_defaults_for_everything_else() -> None:
     instance = parse(MINIMAL)
     assert (instance.name, instance.namespace, instance.uid, instance.generation) == ("order-1", "", "", 0)
@@ -104,6 +115,17 @@ def test_a_document_that_no_server_has_seen_has_no_key() -> None:
         (changed(spec=None), "spec: expected object, got null"),
         (changed(spec={"input": ["tea"]}), "spec.input: expected object, got array"),
         (changed(spec={"timeoutSeconds": 0}), "spec.timeoutSeconds: expected int >= 1"),
+        (changed(spec={"timeoutSeconds": 2**63 - 1}), "spec.timeoutSeconds: expected int <= "),
+        (changed(spec={"workflow": "or\0der"}), "spec.workflow: expected str matching"),
+        (changed(spec={"taskQueue": "fast\n"}), "spec.taskQueue: expected str matching"),
+        (changed(spec={"input": {"tree": nested(101)}}), "spec.input: an argument is nested more than 100 deep"),
+        (changed(spec={"input": {"tree": nested(20_000)}}), "spec.input: an argument is nested more than 100 deep"),
+        (
+            changed(spec={"inputFrom": [source("../../other/configmaps/texts", "k")]}),
+            "[0].configMapKeyRef.name: expected",
+        ),
+        (changed(spec={"inputFrom": [source("..", "k")]}), "spec.inputFrom[0].configMapKeyRef.name: expected str"),
+        (changed(spec={"inputFrom": [source("texts", "a/b")]}), "spec.inputFrom[0].configMapKeyRef.key: expected str"),
         (changed(spec={"timeoutSeconds": "1m"}), "spec.timeoutSeconds: expected int | null, got str"),
         (changed(spec={"priority": 1001}), "spec.priority: expected int <= 1000"),
         (changed(spec={"deletionPolicy": "Keep"}), "spec.deletionPolicy: invalid enum value 'Keep'"),
@@ -114,6 +136,17 @@ def test_what_is_wrong_is_said_with_the_name_of_the_field(document: object, comp
     with pytest.raises(ManifestError) as refused:
         parse(document)
     assert complaint in str(refused.value)
+
+
+def test_an_argument_may_be_nested_as_deep_as_the_limit() -> None:
+    instance = parse(changed(spec={"input": {"tree": nested(100)}}))
+    assert instance.input == {"tree": nested(100)}
+    sources = changed(spec={"inputFrom": [{**source("texts", "tree.json"), "format": "JSON"}]})
+    fitting, deep, bottomless = ("[" * depth + "]" * depth for depth in (100, 101, 100_000))
+    parse(sources).new_run("shop", {"texts": {"tree.json": fitting}})
+    for text in (deep, bottomless):
+        with pytest.raises(InputMissingError, match=r"spec\.inputFrom text: "):
+            parse(sources).new_run("shop", {"texts": {"tree.json": text}})
 
 
 def test_an_input_over_the_limit_is_refused_and_one_at_the_limit_is_not() -> None:
@@ -137,6 +170,7 @@ def test_a_text_may_hold_several_documents_and_empty_ones_do_not_count() -> None
         ("spec: [", "orders.yaml is not YAML: "),
         ("a: 1\n", "orders.yaml, document 1: apiVersion: expected perdure.dev/v1, found None"),
         ("!!python/object/apply:os.getcwd []", "orders.yaml is not YAML: "),
+        ("[" * 5_000 + "]" * 5_000, "orders.yaml is not YAML: "),
     ],
 )
 def test_a_text_that_cannot_be_read_is_named(text: str, complaint: str) -> None:

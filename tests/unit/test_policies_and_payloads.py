@@ -21,12 +21,19 @@ from perdure.model.events import ActivityCompleted, ActivityScheduled, TimerFire
 from perdure.model.failure import rebuild, record
 from perdure.model.ids import check_id, new_id
 from perdure.model.payload import Reader, Signature, encode
+from perdure.model.policies import seconds
 from perdure.model.runs import MOVES, IllegalMoveError, RunState, move
 
 
 def test_delays_grow_to_their_limit_and_stop_with_the_last_attempt() -> None:
     policy = RetryPolicy(initial_interval=1, backoff_coefficient=3, max_interval=timedelta(seconds=10), max_attempts=5)
     assert [policy.delay(attempt) for attempt in range(1, 6)] == [1, 3, 9, 10, None]
+
+
+@pytest.mark.parametrize("length", [0, -1, float("inf"), float("nan"), timedelta.max, True, "1m"])
+def test_what_is_no_length_of_time_that_can_be_waited_for_is_refused(length: Any) -> None:
+    with pytest.raises(DefinitionError, match=r"^timeout must be a timedelta or a number of seconds above 0, at most"):
+        seconds(length, "timeout")
 
 
 @given(st.integers(1, 10**9))

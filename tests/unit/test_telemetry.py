@@ -73,7 +73,9 @@ def test_who_asks_for_the_newer_format_gets_it() -> None:
 
 
 def test_queues_that_somebody_makes_up_do_not_flood_the_metrics() -> None:
-    queues = {f"queue-{number}": Queue(runs=number, oldest=float(number)) for number in range(MOST_QUEUES + 50)}
+    queues = {
+        ("shop", f"queue-{number}"): Queue(runs=number, oldest=float(number)) for number in range(MOST_QUEUES + 50)
+    }
     standing = Standing(
         leading=True,
         terms=1,
@@ -86,7 +88,7 @@ def test_queues_that_somebody_makes_up_do_not_flood_the_metrics() -> None:
     found = Page(page(operator_metrics(standing))[1].decode())
     assert found.complaints() == []
     assert found.value("perdure_backlog_runs") == sum(range(MOST_QUEUES + 50))
-    assert found.value("perdure_backlog_runs", queue=OTHERS) == sum(range(51))
+    assert found.value("perdure_backlog_runs", run_namespace=OTHERS, queue=OTHERS) == sum(range(51))
     assert found.value("perdure_backlog_oldest_seconds", queue=OTHERS) == 50
     assert found.value("perdure_runs_held", reason="PoisonRun") == 0
 

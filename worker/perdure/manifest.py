@@ -7,7 +7,7 @@ YAML means the same on a laptop and on a cluster.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -17,28 +17,35 @@ import yaml
 
 from perdure.errors import InputMissingError, ManifestError
 from perdure.model.payload import LIMIT, check_size, encode
+from perdure.model.policies import LONGEST
 from perdure.model.runs import NewRun
 
 API_VERSION = "perdure.dev/v1"
 KIND = "WorkflowInstance"
 INPUT_LIMIT = 256 * 1024
 """Bytes of ``spec.input`` as JSON; more belongs in a store of the user's, with a reference in the input."""
+DEPTH_LIMIT = 100
+"""How deep an argument may be nested: what reads it goes down by recursion, and nobody writes such a thing by hand."""
+ENVELOPE = 3
+"""What an argument is nested in: the document, its spec and the input."""
 
 _UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
+_ObjectName = Annotated[str, msgspec.Meta(max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z")]
+_Key = Annotated[str, msgspec.Meta(max_length=253, pattern=r"^[-._A-Za-z0-9]+\Z")]
 
 
 class KeyRef(msgspec.Struct, frozen=True):
     """A key of a ConfigMap or a Secret of the namespace of the instance."""
 
-    name: _Name
-    key: _Name
+    name: _ObjectName
+    key: _Key
 
 
 class InputSource(msgspec.Struct, frozen=True, rename="camel"):
     """One argument of ``spec.inputFrom``; exactly one of the two references is there."""
 
-    name: Annotated[str, msgspec.Meta(pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\Z")]
     format: Literal["Text", "JSON"] = "Text"
     config_map_key_ref: KeyRef | None = None
     secret_key_ref: KeyRef | None = None
@@ -62,7 +69,7 @@ class _Spec(msgspec.Struct, rename="camel"):
     ttl_seconds_after_finished: Annotated[int, msgspec.Meta(ge=0)] | None = None
     ttl_seconds_after_failure: Annotated[int, msgspec.Meta(ge=0)] | None = None
     deletion_policy: Literal["Cancel", "Abandon"] = "Cancel"
-    timeout_seconds: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=LONGEST)] | None = None
     priority: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
 
 
@@ -151,6 +158,9 @@ def parse(document: Any, *, strict: bool = True) -> WorkflowInstance:
         if document.get(field) != wanted:
             message = f"{field}: expected {wanted}, found {document.get(field)!r}"
             raise ManifestError(message)
+    if _is_deeper(document, ENVELOPE + DEPTH_LIMIT):
+        message = f"spec.input: an argument is nested more than {DEPTH_LIMIT} deep; pass a reference instead"
+        raise ManifestError(message)
     try:
         read = msgspec.convert(document, _Document)
         if strict:
@@ -218,6 +228,20 @@ def _check_sources(spec: _Spec) -> None:
         names.add(one.name)
 
 
+def _is_deeper(value: Any, limit: int) -> bool:
+    """Tell whether objects and lists are nested deeper than ``limit``; it does not go down by recursion itself."""
+    level = [value]
+    for _ in range(limit):
+        level = [inner for one in level for inner in _members(one)]
+    return any(isinstance(one, dict | list) for one in level)
+
+
+def _members(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
 def _value(one: InputSource, config_maps: Mapping[str, Mapping[str, str]]) -> Any:
     if one.secret_key_ref is not None:
         return {"name": one.secret_key_ref.name, "key": one.secret_key_ref.key}
@@ -231,17 +255,21 @@ def _value(one: InputSource, config_maps: Mapping[str, Mapping[str, str]]) -> An
         message = f"spec.inputFrom {one.name}: ConfigMap {wanted.name} has no key {wanted.key} in its data"
         raise InputMissingError(message)
     try:
-        return value if one.format == "Text" else msgspec.json.decode(value)
-    except msgspec.DecodeError as error:
+        found = value if one.format == "Text" else msgspec.json.decode(value)
+    except (msgspec.DecodeError, RecursionError) as error:
         message = f"spec.inputFrom {one.name}: key {wanted.key} of ConfigMap {wanted.name} is not JSON: {error}"
         raise InputMissingError(message) from None
+    if _is_deeper(found, DEPTH_LIMIT):
+        message = f"spec.inputFrom {one.name}: it is nested more than {DEPTH_LIMIT} deep; pass a reference instead"
+        raise InputMissingError(message)
+    return found
 
 
 def load(text: str, source: str) -> list[WorkflowInstance]:
     """Return every instance in a YAML text of one or more documents; ``source`` names it in errors."""
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         message = f"{source} is not YAML: {error}"
         raise ManifestError(message) from None
     if not documents:

@@ -15,11 +15,15 @@ Duration = timedelta | float
 MICROSECONDS = 1_000_000
 
 
+LONGEST = 100 * 366 * 86_400
+"""Seconds of the longest time that may be asked for: far beyond it the clock of one part or another overflows."""
+
+
 def seconds(value: Duration, what: str) -> float:
-    """Return ``value`` in seconds; raise `DefinitionError` naming ``what`` if it is not a length of time above 0."""
+    """Return ``value`` in seconds; raise `DefinitionError` naming ``what`` if it is not above 0 and up to `LONGEST`."""
     number: object = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < float("inf"):
-        message = f"{what} must be a timedelta or a number of seconds above 0, not {value!r}"
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number <= LONGEST:
+        message = f"{what} must be a timedelta or a number of seconds above 0, at most a hundred years, not {value!r}"
         raise DefinitionError(message)
     return float(number)
 

@@ -270,11 +270,11 @@ class Queue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
-    """How many runs are open, how many of them are held and for which reasons, and the queues by name."""
+    """How many runs are open, how many of them are held and for which reasons, and the queues by namespace and name."""
 
     open: int
     held: Mapping[str, int]
-    queues: Mapping[str, Queue]
+    queues: Mapping[tuple[str, str], Queue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,8 +319,11 @@ class ReadStore(Protocol):
     async def pollers(self) -> frozenset[Poller]:
         """Return which queues are served with which builds, in all namespaces."""
 
-    async def status_changes(self, limit: int) -> list[StatusChange]:
-        """Return changes of runs with a key, oldest first, of all namespaces."""
+    async def status_changes(self, limit: int, after: int = 0) -> list[StatusChange]:
+        """Return changes of runs with a key, oldest first, of all namespaces.
+
+        ``after`` is the number of a change: only those with higher numbers. One with a lower number may still come.
+        """
 
     async def acknowledge(self, numbers: Sequence[int]) -> None:
         """Forget changes that have been written to their objects."""

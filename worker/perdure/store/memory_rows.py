@@ -199,34 +199,34 @@ class MemoryReads:
             ready = [run for run in runs if run.state is RunState.READY and not run.suspended]
             due = [run for run in runs if run.state is RunState.PARKED and not run.suspended]
             due = [run for run in due if run.wake_at is not None and run.wake_at <= now]
-            tasks = [task for run in runs for task in run.tasks.values()]
-            tasks = [task for task in tasks if task.owner is None and task.available_at <= now]
+            tasks = [((run.namespace, task.queue), task) for run in runs for task in run.tasks.values()]
+            tasks = [(place, task) for place, task in tasks if task.owner is None and task.available_at <= now]
             served = [
-                queue
+                (worker.info.namespace, queue)
                 for worker in self.workers_by_id.values()
                 if worker.expires_at > now and (namespaces is None or worker.info.namespace in namespaces)
                 for queue in worker.info.queues
             ]
-            since: dict[str, Microseconds] = {}
-            for queue, time in [
-                *((run.queue, run.created_at) for run in ready if run.started_at is None),
-                *((run.queue, run.wake_at or now) for run in due),
-                *((task.queue, task.available_at) for task in tasks),
+            since: dict[tuple[str, str], Microseconds] = {}
+            for place, time in [
+                *(((run.namespace, run.queue), run.created_at) for run in ready if run.started_at is None),
+                *(((run.namespace, run.queue), run.wake_at or now) for run in due),
+                *((place, task.available_at) for place, task in tasks),
             ]:
-                since[queue] = min(time, since.get(queue, now))
-            waiting = Counter(run.queue for run in [*ready, *due])
-            offered, workers = Counter(task.queue for task in tasks), Counter(served)
+                since[place] = min(time, since.get(place, now))
+            waiting = Counter((run.namespace, run.queue) for run in [*ready, *due])
+            offered, workers = Counter(place for place, _ in tasks), Counter(served)
             return Census(
                 open=len(runs),
                 held=Counter(run.hold_reason for run in runs if run.state is RunState.HELD),
                 queues={
-                    queue: Queue(
-                        runs=waiting[queue],
-                        activities=offered[queue],
-                        workers=workers[queue],
-                        oldest=(now - since.get(queue, now)) / 1_000_000,
+                    place: Queue(
+                        runs=waiting[place],
+                        activities=offered[place],
+                        workers=workers[place],
+                        oldest=(now - since.get(place, now)) / 1_000_000,
                     )
-                    for queue in {*waiting, *offered, *workers}
+                    for place in {*waiting, *offered, *workers}
                 },
             )
 
@@ -241,10 +241,10 @@ class MemoryReads:
                 for queue in worker.info.queues
             )
 
-    async def status_changes(self, limit: int) -> list[StatusChange]:
+    async def status_changes(self, limit: int, after: int = 0) -> list[StatusChange]:
         """Return changes of runs with a key, oldest first."""
         with self.lock:
-            oldest = list(self.changes.items())[:limit]
+            oldest = [each for each in self.changes.items() if each[0] > after][:limit]
             return [StatusChange(number=number, run=self._summary(self.runs[run_id])) for number, run_id in oldest]
 
     async def acknowledge(self, numbers: Sequence[int]) -> None:

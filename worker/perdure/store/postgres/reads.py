@@ -75,11 +75,11 @@ class PostgresReads:
         parameters = {"namespaces": None if namespaces is None else texts(namespaces)}
         found = await self._reads.fetch("census", parameters)
         return Census(
-            open=sum(runs for kind, _, runs, *_ in found if kind == "open"),
-            held={reason: runs for kind, reason, runs, *_ in found if kind == "held"},
+            open=sum(runs for kind, _, _, runs, *_ in found if kind == "open"),
+            held={reason: runs for kind, _, reason, runs, *_ in found if kind == "held"},
             queues={
-                queue: Queue(runs=runs, activities=activities, workers=workers, oldest=max(0.0, oldest))
-                for kind, queue, runs, activities, workers, oldest in found
+                (namespace, queue): Queue(runs=runs, activities=activities, workers=workers, oldest=max(0.0, oldest))
+                for kind, namespace, queue, runs, activities, workers, oldest in found
                 if kind == "queue"
             },
         )
@@ -88,9 +88,9 @@ class PostgresReads:
         """Return which queues are served with which builds."""
         return frozenset(Poller(*row) for row in await self._reads.fetch("pollers", {}))
 
-    async def status_changes(self, limit: int) -> list[StatusChange]:
+    async def status_changes(self, limit: int, after: int = 0) -> list[StatusChange]:
         """Return changes of runs with a key, oldest first."""
-        found = await self._reads.fetch("status_changes", {"limit": int4(limit)})
+        found = await self._reads.fetch("status_changes", {"limit": int4(limit), "after": int8(after)})
         return [StatusChange(number=row[0], run=rows.summary(row[1:])) for row in found]
 
     async def acknowledge(self, numbers: Sequence[int]) -> None:

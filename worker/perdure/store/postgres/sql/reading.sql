@@ -66,45 +66,47 @@ ORDER BY h.seq;
 -- name: census
 -- Every part has a partial index. A parked run whose time has come waits like a ready one.
 WITH waiting AS (
-    SELECT queue, count(*) AS runs, 0 AS activities, 0 AS workers,
+    SELECT namespace, queue, count(*) AS runs, 0 AS activities, 0 AS workers,
            min(created_at) FILTER (WHERE claims = 0) AS since
     FROM perdure.run
     WHERE state = 0 AND NOT suspended AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]))
-    GROUP BY queue
+    GROUP BY namespace, queue
     UNION ALL
-    SELECT queue, count(*), 0, 0, min(wake_at)
+    SELECT namespace, queue, count(*), 0, 0, min(wake_at)
     FROM perdure.run
     WHERE state = 2 AND wake_at <= now() AND NOT suspended
       AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]))
-    GROUP BY queue
+    GROUP BY namespace, queue
     UNION ALL
-    SELECT queue, 0, count(*), 0, min(available_at)
+    SELECT namespace, queue, 0, count(*), 0, min(available_at)
     FROM perdure.task
     WHERE owner IS NULL AND available_at <= now()
       AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]))
-    GROUP BY queue
+    GROUP BY namespace, queue
     UNION ALL
-    SELECT queue, 0, 0, count(*), NULL
+    SELECT namespace, queue, 0, 0, count(*), NULL
     FROM perdure.worker, unnest(queues) AS queue
     WHERE expires_at > now() AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]))
-    GROUP BY queue
+    GROUP BY namespace, queue
 )
-SELECT 'queue', queue, sum(runs)::bigint, sum(activities)::bigint, sum(workers)::bigint,
+SELECT 'queue', namespace, queue, sum(runs)::bigint, sum(activities)::bigint, sum(workers)::bigint,
        coalesce(extract(epoch FROM now() - min(since)), 0)::float8
-FROM waiting GROUP BY queue
+FROM waiting GROUP BY namespace, queue
 UNION ALL
-SELECT 'held', hold_reason, count(*), 0, 0, 0
+SELECT 'held', NULL, hold_reason, count(*), 0, 0, 0
 FROM perdure.run
 WHERE state = 3 AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]))
 GROUP BY hold_reason
 UNION ALL
-SELECT 'open', NULL, count(*), 0, 0, 0
+SELECT 'open', NULL, NULL, count(*), 0, 0, 0
 FROM perdure.run
 WHERE closed_at IS NULL AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]));
 
 -- name: status_changes
 SELECT c.number, s.*
-FROM (SELECT number, run_id FROM perdure.status_change ORDER BY number LIMIT :limit::integer) c
+FROM (
+    SELECT number, run_id FROM perdure.status_change WHERE number > :after::bigint ORDER BY number LIMIT :limit::integer
+) c
 JOIN perdure.summary s ON s.id = c.run_id
 ORDER BY c.number;
 

@@ -1,0 +1,64 @@
+"""The controller on a real store and without a cluster: what becomes of an object that it cannot deal with."""
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from perdure_operator.abandoned import Abandoned
+from perdure_operator.cluster import Cluster
+from perdure_operator.controller import Controller
+from perdure_operator.database import Database
+from perdure_operator.objects import Objects
+from perdure_operator.settings import Settings
+from perdure_operator.writer import StatusWriter
+from tests.unit.test_manifest import changed, source
+
+
+class Always:
+    """A mandate that does not end."""
+
+    def remaining(self) -> float:
+        return 60.0
+
+
+class FaultyMaps:
+    """ConfigMaps of which one cannot be read for a reason that the operator does not know."""
+
+    def __init__(self) -> None:
+        self.repaired = False
+
+    async def read(self, _: str, name: str) -> Mapping[str, str] | None:
+        if name == "faulty" and not self.repaired:
+            raise ZeroDivisionError
+        return {"k": "v"}
+
+
+def body(name: str, **spec: Any) -> dict[str, Any]:
+    return changed(metadata={"name": name, "namespace": "shop", "uid": str(uuid.uuid4()), "generation": 1}, spec=spec)
+
+
+def test_an_object_that_the_operator_fails_on_is_tried_again_and_does_not_hold_up_the_others() -> None:
+    asyncio.run(deal_with_a_faulty_object())
+
+
+async def deal_with_a_faulty_object() -> None:
+    database, objects, maps = Database("memory://"), Objects(), FaultyMaps()
+    writer = StatusWriter(Cluster(1), objects, Always(), Settings(url="memory://", identity="a"))
+    controller = Controller(database, objects, writer, Abandoned(), maps.read)
+    working = asyncio.create_task(controller.run())
+    controller.see(body("faulty", inputFrom=[source("faulty", "k")]))
+    store = await database.store()
+    async with asyncio.timeout(20):
+        for number in range(20):
+            controller.see(body(f"fine-{number}"))
+            await controller.catch_up(20)
+            assert await store.describe("shop", f"fine-{number}") is not None
+        assert controller.errors == 1, "it has a pause of its own"
+        assert writer.waiting == 21, "its object says so"
+        maps.repaired = True
+        while await store.describe("shop", "faulty") is None:  # noqa: ASYNC110  # the store has no event for it
+            await asyncio.sleep(0.05)
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    await database.close()
