@@ -16,7 +16,14 @@ PAGE = (CHART.parents[1] / "docs" / "operations" / "monitoring.md").read_text()
 ROW = re.compile(r"^\| `(perdure_\w+)` \| (\w+) \|([^|]*)\| [^|]+ \|$", re.MULTILINE)
 ALERTS = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
 DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
-LISTED = {name: (kind, set(re.findall(r"\w+", labels))) for name, kind, labels in ROW.findall(README.read_text())}
+
+
+def listed(page: str) -> dict[str, tuple[str, set[str]]]:
+    """Return type and labels of every metric in the table of a page."""
+    return {name: (kind, set(re.findall(r"\w+", labels))) for name, kind, labels in ROW.findall(page)}
+
+
+LISTED = listed(README.read_text())
 
 
 def expressions() -> list[str]:
@@ -32,6 +39,11 @@ def name_of(metric: str) -> str:
 
 def test_what_is_listed_is_what_the_programs_show() -> None:
     assert {name: kind for name, (kind, _) in LISTED.items()}.items() <= (TYPES | OWN | OF_A_TERM).items()
+
+
+def test_the_list_gives_the_labels_of_the_page_on_monitoring() -> None:
+    of_the_page = listed(PAGE)
+    assert {name: of_the_page[name] for name in LISTED} == LISTED
 
 
 def test_what_is_read_is_what_is_listed() -> None:
