@@ -3,8 +3,9 @@
 What lives here: `Election`. What must not: what a leader does. `main` holds one and starts a term whenever it is won.
 
 The clocks of other machines decide nothing: a Lease counts as given up when it has not changed for its whole length as
-seen from here. The holder renews it several times within that length and stops writing early enough that its last write
-has ended before anybody else can take over. As a second fence each status write names the version that it replaces
+seen from here, or when its holder was an earlier process of this pod: a container is started again after its end. The
+holder renews it several times within that length and stops writing early enough that its last write has ended before
+anybody else can take over. As a second fence each status write names the version that it replaces
 (`Cluster.write_status`), so that a writer that was paused between the two checks changes nothing that a newer leader
 wrote. In the database nothing needs a fence: starting is unique by the UID for ever, cancelling twice is cancelling
 once, and a status change is acknowledged only after it was written.
@@ -34,6 +35,7 @@ class Election:
         self._namespace = settings.lease_namespace
         self._name = settings.lease_name
         self._identity = settings.identity
+        self._pod = settings.pod
         self._length = settings.lease
         self._lease: dict[str, Any] | None = None
         self._seen: tuple[object, object] = ("", "")
@@ -139,9 +141,10 @@ class Election:
 
     def _is_given_up(self, lease: Mapping[str, Any]) -> bool:
         spec = lease["spec"]
-        if not spec.get("holderIdentity"):
+        holder = spec.get("holderIdentity") or ""
+        if not holder or (self._pod and holder.rpartition("_")[0] == self._pod):
             return True
-        sign = (spec.get("holderIdentity"), spec.get("renewTime"))
+        sign = (holder, spec.get("renewTime"))
         now = time.monotonic()
         if sign != self._seen:
             self._seen, self._seen_at = sign, now

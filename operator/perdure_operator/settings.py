@@ -17,7 +17,7 @@ NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How an operator runs. Times are in seconds.
+    """How an operator runs. Times are in seconds. ``pod`` is the name of its pod, empty outside of a cluster.
 
     ``namespaces`` None means all. Of the operators that share the Lease ``lease_namespace/lease_name`` one is active;
     another takes over ``lease`` after the last sign of life. ``status_rate`` status writes a second go out in the long
@@ -29,6 +29,7 @@ class Settings:
     url: str
     namespaces: tuple[str, ...] | None = None
     identity: str
+    pod: str = ""
     lease_namespace: str = "default"
     lease_name: str = "perdure-operator"
     lease: float = 15.0
@@ -59,6 +60,7 @@ class Settings:
             url=url,
             namespaces=chosen or None,
             identity=f"{environment.get('POD_NAME') or socket.gethostname()}_{secrets.token_hex(4)}",
+            pod=environment.get("POD_NAME", ""),
             lease_namespace=environment.get("PERDURE_OPERATOR_LEASE_NAMESPACE") or _own_namespace(environment),
             lease_name=environment.get("PERDURE_OPERATOR_LEASE_NAME") or cls.lease_name,
             lease=lease,

@@ -76,10 +76,11 @@ def project(run: RunSummary | None, generation: int, refusal: Refusal | None = N
     """
     if run is None:
         phase = "Stalled" if refusal is not None and refusal.stalled else "Pending"
+        reason = refusal.reason if refusal is not None else phase
         fields = {"phase": phase, "message": _cut(refusal.message, _MESSAGE) if refusal else ""}
         conditions = [
-            Condition("Succeeded", "Unknown", phase),
-            Condition("Finished", "False", phase),
+            Condition("Succeeded", "Unknown", reason),
+            Condition("Finished", "False", reason),
         ]
     else:
         fields = _fields(run, served=served)
@@ -193,7 +194,8 @@ def _workers(run: RunSummary) -> str:
 def _progress(run: RunSummary) -> list[Condition]:
     """Return Succeeded and Finished."""
     if run.outcome is None:
-        reason = "Cancelling" if run.cancel_requested else run.phase
+        held = _camel_case(run.hold_reason) if run.state is RunState.HELD else run.phase
+        reason = "Cancelling" if run.cancel_requested else held
         return [
             Condition("Succeeded", "Unknown", reason, since=run.created_at),
             Condition("Finished", "False", reason, since=run.created_at),

@@ -110,6 +110,17 @@ def test_an_operator_that_stops_in_order_hands_over_and_exits_with_0(stage: Stag
         assert lease["spec"]["leaseTransitions"] == 1
 
 
+def test_an_operator_that_is_started_again_in_its_pod_does_not_wait_for_its_own_lease(stage: Stage) -> None:
+    with stage.operator(POD_NAME="operator-1", PERDURE_OPERATOR_LEASE_SECONDS="600") as first:
+        first.until_it_leads()
+        first.restart()
+        first.until_it_leads()
+        first.kill()
+        with stage.operator(POD_NAME="operator-2", PERDURE_OPERATOR_LEASE_SECONDS="600") as other:
+            eventually(lambda: other.probe("/readyz")[0] == 200, "a standby that is ready")
+            assert other.probe("/readyz")[1]["role"] == "standby"
+
+
 def test_a_frozen_leader_writes_nothing_when_it_wakes_and_stands_by(stage: Stage) -> None:
     with stage.worker() as worker, stage.operator() as first, stage.operator() as second:
         worker.until_it_serves()

@@ -123,7 +123,7 @@ def test_a_held_run_is_stalled(held: str, accepted: tuple[str, str], reason: str
     assert status["phase"] == "Stalled"
     assert truths(status)["Accepted"] == accepted
     assert truths(status)["Stalled"] == ("True", reason)
-    assert truths(status)["Succeeded"] == ("Unknown", "Stalled")
+    assert truths(status)["Succeeded"] == ("Unknown", reason)
     assert status["message"] == "what to do"
 
 
@@ -132,6 +132,7 @@ def test_what_the_operator_refuses_is_said_with_or_without_a_run() -> None:
     status = written(None, invalid)
     assert truths(status)["Accepted"] == ("False", "InvalidSpec")
     assert truths(status)["Stalled"] == ("True", "InvalidSpec")
+    assert truths(status)["Succeeded"] == ("Unknown", "InvalidSpec")
     assert status["phase"] == "Stalled"
     status = written(run(), invalid)
     assert (status["phase"], status["runId"]) == ("Running", "17")
