@@ -16,7 +16,7 @@ from perdure.model.runs import Hint, Lease, NewRun, RunId, Started
 from perdure.store import records
 from perdure.store.base import Beginning, Taker
 from perdure.store.postgres.arrays import byteas, int4s, int8, int8s, text, texts
-from perdure.store.postgres.connection import Lane, Parameters, Row
+from perdure.store.postgres.connection import Lanes, Parameters, Row
 from perdure.store.postgres.gathering import Ask, Gathering
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.leasing import NOBODY, fence
@@ -75,8 +75,8 @@ class _Birth(Ask[Started]):
 class Births:
     """Writes starts, many at a time."""
 
-    def __init__(self, lane: Lane, hints: Hints) -> None:
-        self._lane = lane
+    def __init__(self, lanes: Lanes, hints: Hints) -> None:
+        self._lanes = lanes
         self._hints = hints
         self._gathering: Gathering[_Birth] = Gathering("perdure-start", self._write)
         self.close = self._gathering.close
@@ -107,7 +107,7 @@ class Births:
             try:
                 with self._hints.riding(free) as payload:
                     parameters = {**_parameters(batch, tag), "hint": text(payload)}
-                    rows = await self._lane.fetch("start", parameters, on_repeat=_look_first)
+                    rows = await self._lanes.pick(len(batch)).fetch("start", parameters, on_repeat=_look_first)
                 for birth in batch:
                     birth.hinted = payload is not None and birth.lease is None
                 break
@@ -122,7 +122,7 @@ class Births:
 
     async def _unmade(self, batch: Sequence[_Birth], tag: int) -> list[_Birth]:
         """Settle the starts that an earlier try has made, whose runs may be closed by now; return the others."""
-        rows = await self._lane.fetch("born", _parameters(batch, tag))
+        rows = await self._lanes.pick(len(batch)).fetch("born", _parameters(batch, tag))
         made = {row[0] for row in rows}
         _settle(batch, rows)
         return [birth for place, birth in enumerate(batch, start=1) if place not in made]

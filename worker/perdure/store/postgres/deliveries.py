@@ -12,7 +12,7 @@ from perdure.model.events import Incoming, WorkflowExecutionCancelRequested
 from perdure.model.runs import Hint, RunId, RunState, WorkerId
 from perdure.store import records
 from perdure.store.postgres.arrays import boolean, byteas, int4s, texts
-from perdure.store.postgres.connection import Lane
+from perdure.store.postgres.connection import Lanes
 from perdure.store.postgres.gathering import Ask, Gathering
 
 Delivered = tuple[RunId | None, Hint]
@@ -39,8 +39,8 @@ class _Message(Ask[Delivered]):
 class Deliveries:
     """Numbers messages and puts them into the inboxes of open runs, those for one run in the order given."""
 
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
         self._gathering: Gathering[_Message] = Gathering("perdure-deliver", self._write)
         self.close = self._gathering.close
 
@@ -61,7 +61,7 @@ class Deliveries:
             "bodies": byteas([message.body for message in batch]),
             "several": boolean(len(instances) > 1),
         }
-        rows = await self._lane.fetch("deliver", parameters)
+        rows = await self._lanes.pick(len(batch)).fetch("deliver", parameters)
         found = {(row[0], row[1]): (RunId(row[2]), mail_hint(row[3], row[4], row[5])) for row in rows}
         for one in batch:
             one.settle(found.get((one.namespace, one.instance), NOBODY))

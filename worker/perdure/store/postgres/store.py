@@ -33,7 +33,7 @@ from perdure.store.base import TOO_LARGE, UNREADABLE, Taker
 from perdure.store.postgres import flushing, leasing, owning, rows, starting, tasking
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.births import Births
-from perdure.store.postgres.connection import Lane, LeaseLine, Pooler
+from perdure.store.postgres.connection import Lane, Lanes, LeaseLine, Pooler
 from perdure.store.postgres.deliveries import Deliveries
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.migrate import check_version
@@ -55,8 +55,9 @@ class PostgresStore(PostgresReads):
         self._misc = Lane(address, pooler, self.statements, hot=True)
         self._starts = Lane(address, pooler, self.statements, hot=True)
         self._hints = Hints(address, pooler, self._misc)
-        self._births = Births(self._starts, self._hints)
-        self._deliveries = Deliveries(self._starts)
+        starts = Lanes(self._starts, self._turns)
+        self._births = Births(starts, self._hints)
+        self._deliveries = Deliveries(starts)
         self._line = LeaseLine(address, pooler, self.statements)
         self._runs = owning.Claims(self._misc, "claim")
         self._tasks = owning.Claims(self._misc, "claim_tasks")
