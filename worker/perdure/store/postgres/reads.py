@@ -11,14 +11,15 @@ from perdure.store import records
 from perdure.store.base import Census, Poller, Queue, RunFilter, StatusChange
 from perdure.store.postgres import rows
 from perdure.store.postgres.arrays import int4, int4s, int8, int8s, text, texts
-from perdure.store.postgres.connection import Lane
+from perdure.store.postgres.connection import Lane, Lanes
 
 
 class PostgresReads:
     """Everything that looks at runs."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, turns: Lane) -> None:
         self._reads = lane
+        self._results = Lanes(lane, turns)
 
     async def describe(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunSummary | None:
         """Return the newest run of an instance, or the run of it with this id."""
@@ -28,7 +29,8 @@ class PostgresReads:
 
     async def summaries(self, runs: Sequence[RunId]) -> list[RunSummary]:
         """Return these runs; missing ones are left out."""
-        return [rows.summary(row) for row in await self._reads.fetch("summaries", {"runs": int8s(runs)})]
+        lane = self._results.pick(len(runs))
+        return [rows.summary(row) for row in await lane.fetch("summaries", {"runs": int8s(runs)})]
 
     async def by_key(self, keys: Sequence[str]) -> list[RunSummary]:
         """Return the runs that were started with these keys."""

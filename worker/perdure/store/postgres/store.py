@@ -49,9 +49,9 @@ class PostgresStore(PostgresReads):
     def __init__(self, address: Address) -> None:
         self.statements: Counter[str] = Counter()
         pooler = Pooler(address)
-        super().__init__(Lane(address, pooler, self.statements, hot=False))
         self._address = address
         self._turns = Lane(address, pooler, self.statements, hot=True)
+        super().__init__(Lane(address, pooler, self.statements, hot=False), self._turns)
         self._misc = Lane(address, pooler, self.statements, hot=True)
         self._starts = Lane(address, pooler, self.statements, hot=True)
         self._hints = Hints(address, pooler, self._misc)
