@@ -84,9 +84,9 @@ class Lane:
         self._exchange: Exchange | None = None
 
     @property
-    def free(self) -> bool:
-        """Whether a statement would go out at once."""
-        return not self._turn.locked()
+    def at_hand(self) -> bool:
+        """Whether it is connected, and a statement would go out at once."""
+        return self._connection is not None and not self._turn.locked()
 
     async def fetch(
         self,
@@ -169,20 +169,23 @@ class Lane:
 
 
 class Lanes:
-    """The lane of a concern, and the one on which turns are written.
+    """The lane of a concern, and others that it may use.
 
     What goes one after the other goes faster on one lane: a server process that has just worked has everything at
-    hand. So a statement about one thing takes the lane of the turns while that is free; larger ones would keep turns
-    waiting.
+    hand. So a statement about one thing takes another lane while that is free; larger ones would keep it from its own.
     """
 
-    def __init__(self, own: Lane, turns: Lane) -> None:
+    def __init__(self, own: Lane, *others: Lane) -> None:
         self._own = own
-        self._turns = turns
+        self._others = others
 
     def pick(self, things: int) -> Lane:
         """Return the lane for a statement about so many things."""
-        return self._turns if things == 1 and self._turns.free else self._own
+        if things == 1:
+            for lane in self._others:
+                if lane.at_hand:
+                    return lane
+        return self._own
 
 
 class LeaseLine:

@@ -17,9 +17,9 @@ from perdure.store.postgres.connection import Lane, Lanes
 class PostgresReads:
     """Everything that looks at runs."""
 
-    def __init__(self, lane: Lane, turns: Lane) -> None:
+    def __init__(self, lane: Lane, *others: Lane) -> None:
         self._reads = lane
-        self._results = Lanes(lane, turns)
+        self._results = Lanes(lane, *others)
 
     async def describe(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunSummary | None:
         """Return the newest run of an instance, or the run of it with this id."""

@@ -51,9 +51,9 @@ class PostgresStore(PostgresReads):
         pooler = Pooler(address)
         self._address = address
         self._turns = Lane(address, pooler, self.statements, hot=True)
-        super().__init__(Lane(address, pooler, self.statements, hot=False), self._turns)
-        self._misc = Lane(address, pooler, self.statements, hot=True)
         self._starts = Lane(address, pooler, self.statements, hot=True)
+        self._misc = Lane(address, pooler, self.statements, hot=True)
+        super().__init__(Lane(address, pooler, self.statements, hot=False), self._turns, self._starts)
         self._hints = Hints(address, pooler, self._misc)
         starts = Lanes(self._starts, self._turns)
         self._births = Births(starts, self._hints)
