@@ -46,7 +46,7 @@ def told_by(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[New
     old, new = _conditions(before), _conditions(after)
     stalled, accepted, finished = new.get("Stalled"), new.get("Accepted"), new.get("Finished")
     if stalled is not None and stalled["reason"] != old.get("Stalled", {}).get("reason"):
-        yield News(stalled["reason"], stalled["message"])
+        yield News(stalled["reason"], after.get("message") or stalled["message"])
     elif accepted is not None and accepted["reason"] == "InputMissing" != old.get("Accepted", {}).get("reason"):
         yield News("InputMissing", accepted["message"])
     ended = finished is not None and finished["status"] == "True" != old.get("Finished", {}).get("status")

@@ -31,7 +31,7 @@ from perdure.store.base import ABSENT_BUILD, UNKNOWN_WORKFLOW
 SIZE_LIMIT = 2_000
 """Most bytes of a status as JSON. It is a summary; the history is in the database."""
 MARKER = "… (cut)"
-_RESULT, _MESSAGE, _REASON_TEXT, _WORD = 480, 400, 160, 100
+_RESULT, _MESSAGE, _REASON_TEXT, _WORD = 480, 400, 320, 100
 
 Truth = Literal["True", "False", "Unknown"]
 
@@ -153,7 +153,7 @@ def _fields(run: RunSummary, *, served: bool) -> dict[str, Any]:
         "completionTime": _time(run.closed_at) if run.closed_at else "",
         "progress": _cut(run.progress, _WORD),
         "waitingFor": _cut(_waiting_for(run, served=served), _WORD),
-        "message": _cut(run.hold_message or run.status_text, _MESSAGE),
+        "message": _cut(run.hold_message or run.status_text or _unserved(run, served=served), _MESSAGE),
     }
     if run.outcome is not None:
         message = _ending(run.outcome, run)[2]
@@ -189,6 +189,13 @@ def _waiting_for(run: RunSummary, *, served: bool) -> str:
 
 def _workers(run: RunSummary) -> str:
     return f"Workers of build {run.build}" if run.build else "Workers"
+
+
+def _unserved(run: RunSummary, *, served: bool) -> str:
+    if served or run.suspended or run.state not in {RunState.READY, RunState.OWNED}:
+        return ""
+    build = f" with build {run.build}" if run.build else ""
+    return f"no worker serves queue {run.queue}{build}"
 
 
 def _progress(run: RunSummary) -> list[Condition]:

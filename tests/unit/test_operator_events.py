@@ -38,6 +38,11 @@ def test_trouble_is_told_when_it_begins(before: dict[str, Any], after: dict[str,
     assert list(told_by(before, after)) == expected
 
 
+def test_an_event_has_as_much_of_a_message_as_the_status() -> None:
+    (news,) = told_by(RUNNING, status(RunState.HELD, hold_reason="NonDeterminism", hold_message="x" * 390))
+    assert news.note == "x" * 390
+
+
 def test_an_input_that_is_missing_is_told_and_a_database_that_is_away_is_not() -> None:
     missing = written(None, Refusal("InputMissing", "there is no ConfigMap texts"))
     assert list(told_by({}, missing)) == [News("InputMissing", "there is no ConfigMap texts")]

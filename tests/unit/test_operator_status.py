@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.engine.matching import mismatch
 from perdure.model.events import (
     Failure,
+    TimerStarted,
     WorkflowExecutionCancelled,
     WorkflowExecutionCompleted,
     WorkflowExecutionFailed,
@@ -226,9 +228,19 @@ def test_statuses_are_compared_by_content() -> None:
 
 @pytest.mark.parametrize("state", [RunState.READY, RunState.OWNED])
 def test_a_run_whose_queue_nobody_serves_waits_for_workers(state: RunState) -> None:
-    assert render(project(run(state), 1, served=False), {}, NOW)["waitingFor"] == "Workers"
+    waiting = render(project(run(state), 1, served=False), {}, NOW)
+    assert (waiting["waitingFor"], waiting["message"]) == ("Workers", "no worker serves queue default")
     pinned = render(project(run(state, build="v2"), 1, served=False), {}, NOW)
     assert pinned["waitingFor"] == "Workers of build v2"
+    assert pinned["message"] == "no worker serves queue default with build v2"
+    assert "message" not in render(project(run(state), 1, served=True), {}, NOW)
+
+
+def test_both_sides_of_a_difference_fit_into_the_condition() -> None:
+    message = str(mismatch(f"{'order-' * 12} (workflow order)", TimerStarted(3, 5), None, "orders.py:17"))
+    condition = written(run(RunState.HELD, hold_reason="NonDeterminism", hold_message=message))["conditions"][-1]
+    assert "history has   TimerStarted #3" in condition["message"]
+    assert "the code has  nothing more" in condition["message"]
 
 
 def test_a_suspended_run_says_so_and_a_resumed_one_that_it_was() -> None:
