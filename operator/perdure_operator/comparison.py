@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from perdure.client import FullStore
-from perdure.errors import PerdureError, StoreError
+from perdure.errors import PerdureError
 from perdure.manifest import is_uid
 
 from .cluster import PAGE, ClusterError, Seen
@@ -72,8 +72,7 @@ class Comparison:
                 await self.compare()
             except PerdureError as error:
                 logger.warning("objects and runs cannot be compared; trying again: %s", error)
-                if isinstance(error, StoreError):
-                    self._parts.database.failed(error)
+                self._parts.database.failed(error)
                 pause = min(SOON, self._interval)
             await asyncio.sleep(pause)
             pause = self._interval

@@ -8,7 +8,7 @@ import asyncio
 import time
 
 from perdure.client import FullStore, open_store
-from perdure.errors import StoreError
+from perdure.errors import PerdureError, StoreError
 from perdure.model.runs import RunSummary
 from perdure.store.base import Poller
 
@@ -62,10 +62,11 @@ class Database:
         """Take note that the database did what it was asked."""
         self.reached_at, self.trouble = time.monotonic(), ""
 
-    def failed(self, error: StoreError) -> None:
-        """Take note that it did not."""
-        self.errors += 1
-        self.trouble = str(error)
+    def failed(self, error: PerdureError) -> None:
+        """Take note that it did not, if the error is the database's."""
+        if isinstance(error, StoreError):
+            self.errors += 1
+            self.trouble = str(error)
 
     async def close(self) -> None:
         """Close the connections."""

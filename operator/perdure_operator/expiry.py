@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from perdure.errors import PerdureError, StoreError
+from perdure.errors import PerdureError
 
 from .objects import Known
 from .outbox import TokenBucket
@@ -41,8 +41,7 @@ class Expiry:
                 for start in range(0, len(due), BATCH):
                     await self._delete(due[start : start + BATCH])
             except PerdureError as error:
-                if isinstance(error, StoreError):
-                    self._parts.database.failed(error)
+                self._parts.database.failed(error)
                 logger.warning("%d objects whose time is over cannot be deleted yet: %s", len(due), error)
                 pause = AFTER_TROUBLE
             await asyncio.sleep(pause)

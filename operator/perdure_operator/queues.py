@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from perdure.client import FullStore
-from perdure.errors import PerdureError, StoreError
+from perdure.errors import PerdureError
 
 from .database import Database
 
@@ -35,7 +35,6 @@ class Queues:
                 if before is not None and before != now:
                     await self._refresh(store)
             except PerdureError as error:
-                if isinstance(error, StoreError):
-                    self._database.failed(error)
+                self._database.failed(error)
                 logger.warning("which queues are served is not known for now: %s", error)
             await asyncio.sleep(LOOK)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from perdure.client import FullStore, Hints
-from perdure.errors import PerdureError, StoreError
+from perdure.errors import PerdureError
 from perdure.manifest import is_uid
 from perdure.model.runs import RunSummary
 from perdure.store.base import StatusChange
@@ -66,8 +66,7 @@ class Sync:
                     await self._acknowledge(store)
                     await self._read(store)
                 except PerdureError as error:
-                    if isinstance(error, StoreError):
-                        self._parts.database.failed(error)
+                    self._parts.database.failed(error)
                     logger.warning("status changes cannot be read: %s", error)
                     await asyncio.sleep(POLL)
                 await asyncio.sleep(PACE)

@@ -12,7 +12,7 @@ from tests.e2e.installation import DATABASE, OPERATOR, WORKERS, Installation
 from tests.e2e.machine import Machine
 from tests.support.tool import CommandError
 
-OUTAGE = 70.0
+OUTAGE = 150.0
 """Seconds without an API server: longer than any Lease, and than a node may be silent before it counts as lost."""
 
 
