@@ -73,9 +73,12 @@ def test_counters_move_as_runs_go_through(cli: Cli, processes: str) -> None:
         eventually(lambda: "gate-1" in cli.lines("notes"), "the attempt at the gate")
 
         def all_counted() -> bool:
-            return metrics(worker).value("perdure_worker_activities_running", kind="async") == 1
+            page = metrics(worker)
+            ended = page.value("perdure_worker_runs_closed_total", workflow="failing", outcome="failed")
+            ended += page.value("perdure_worker_runs_closed_total", workflow="greet", outcome="completed")
+            return ended == 3 and page.value("perdure_worker_activities_running", kind="async") == 1
 
-        eventually(all_counted, "the attempt at the gate in the metrics")  # a child reports once a second
+        eventually(all_counted, "all runs in the metrics")  # a child reports once a second, each at its own moment
         page = metrics(worker)
         assert page.value("perdure_worker_runs_closed_total", workflow="greet", outcome="completed") == 2
         assert page.value("perdure_worker_runs_closed_total", workflow="failing", outcome="failed") == 1
