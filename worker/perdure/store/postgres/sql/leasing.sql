@@ -25,8 +25,9 @@ WITH me AS (
     )
     RETURNING id
 ), last_notes AS (
-    DELETE FROM perdure.inbox i USING gone, perdure.run r
-    WHERE i.owner = gone.id AND r.id = i.run_id AND r.state >= 10
+    DELETE FROM perdure.inbox i
+    WHERE i.owner = ANY (ARRAY(SELECT id FROM gone))
+      AND (SELECT r.state FROM perdure.run r WHERE r.id = i.run_id) >= 10
 )
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, EXISTS (SELECT FROM gone) FROM me;
 
@@ -39,17 +40,18 @@ WITH gone AS (
     WHERE (id = :worker::bigint AND epoch = :epoch::bigint) OR (namespace = :namespace::text AND name = :name::text)
     RETURNING id
 ), owned AS MATERIALIZED (
-    SELECT r.id FROM gone JOIN perdure.run r ON r.owner = gone.id AND r.state = 1
-    WHERE :worker::bigint IS NOT NULL
-    ORDER BY r.id
-    FOR NO KEY UPDATE OF r
+    SELECT id FROM perdure.run
+    WHERE owner = ANY (ARRAY(SELECT id FROM gone)) AND state = 1 AND :worker::bigint IS NOT NULL
+    ORDER BY id
+    FOR NO KEY UPDATE
 ), freed AS (
-    UPDATE perdure.run r SET state = 0, owner = NULL FROM owned WHERE r.id = owned.id RETURNING r.queue
+    UPDATE perdure.run r SET state = 0, owner = NULL FROM owned WHERE r.id = ANY (ARRAY[owned.id]) RETURNING r.queue
 ), tasks AS (
-    UPDATE perdure.task t SET owner = NULL FROM gone WHERE t.owner = gone.id RETURNING t.queue
+    UPDATE perdure.task t SET owner = NULL WHERE t.owner = ANY (ARRAY(SELECT id FROM gone)) RETURNING t.queue
 ), last_notes AS (
-    DELETE FROM perdure.inbox i USING gone, perdure.run r
-    WHERE i.owner = gone.id AND r.id = i.run_id AND r.state >= 10
+    DELETE FROM perdure.inbox i
+    WHERE i.owner = ANY (ARRAY(SELECT id FROM gone))
+      AND (SELECT r.state FROM perdure.run r WHERE r.id = i.run_id) >= 10
 )
 SELECT (SELECT count(*) FROM gone),
        (SELECT array_agg(DISTINCT queue) FROM (SELECT queue FROM freed UNION ALL SELECT queue FROM tasks) q);
@@ -72,8 +74,8 @@ WITH me AS MATERIALIZED (
     WHERE :unleased::boolean OR EXISTS (SELECT FROM me)
 ), orphans AS MATERIALIZED (
     SELECT r.id, r.owner, r.takeovers, r.taken_turn, r.claimed_at
-    FROM gone JOIN perdure.run r ON r.owner = gone.owner AND r.state = 1
-    WHERE r.namespace = :namespace::text
+    FROM perdure.run r
+    WHERE r.owner = ANY (ARRAY(SELECT owner FROM gone)) AND r.state = 1 AND r.namespace = :namespace::text
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
 ), standing AS (
@@ -120,11 +122,11 @@ WITH me AS MATERIALIZED (
             UNION ALL SELECT id, true, 0, NULL FROM held
         ) u LEFT JOIN me ON true
     ) f
-    WHERE r.id = f.id
+    WHERE r.id = ANY (ARRAY[f.id])
     RETURNING r.id, r.queue, r.key, r.key IS NOT NULL AND (f.visible OR f.held) AS changed, f.held
 ), tasks AS (
-    UPDATE perdure.task t SET owner = NULL FROM gone
-    WHERE t.owner = gone.owner AND t.namespace = :namespace::text
+    UPDATE perdure.task t SET owner = NULL
+    WHERE t.owner = ANY (ARRAY(SELECT owner FROM gone)) AND t.namespace = :namespace::text
     RETURNING t.queue
 ), changed AS (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM freed WHERE changed RETURNING run_id
@@ -181,7 +183,7 @@ WITH me AS MATERIALIZED (
             ),
             '{build}', coalesce(r.build, '')
         )
-    FROM strange WHERE r.id = strange.id
+    FROM strange WHERE r.id = ANY (ARRAY[strange.id])
     RETURNING r.id, r.key
 ), changed AS (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM held WHERE key IS NOT NULL RETURNING run_id

@@ -65,7 +65,7 @@ WITH me AS MATERIALIZED (
     SET state = 1, owner = fence.id, claim = :claim::bigint, claims = r.claims + 1, claimed_at = now(),
         wake_at = NULL, started_at = CASE WHEN r.claims = 0 THEN now() ELSE r.started_at END
     FROM chosen CROSS JOIN fence
-    WHERE r.id = chosen.id
+    WHERE r.id = ANY (ARRAY[chosen.id])
     RETURNING r.id, r.instance, r.workflow, r.queue, r.priority, r.key, r.claims, r.mail, r.created_at, r.deadline,
         r.takeovers >= 2 AS suspect
 ), started AS (
@@ -75,11 +75,11 @@ WITH me AS MATERIALIZED (
 ), taken AS (
     SELECT c.id, c.instance, c.workflow, c.queue, c.priority, c.mail, c.created_at, c.deadline, c.suspect,
            seen.mail = c.mail AND seen.claims + 1 = c.claims AS fresh
-    FROM claimed c JOIN perdure.run seen ON seen.id = c.id
+    FROM claimed c JOIN perdure.run seen ON seen.id = ANY (ARRAY[c.id])
     UNION ALL
     SELECT r.id, r.instance, r.workflow, r.queue, r.priority, r.mail, r.created_at, r.deadline, r.takeovers >= 2,
            true
-    FROM me JOIN perdure.run r ON r.owner = me.id AND r.state = 1
+    FROM me CROSS JOIN LATERAL (SELECT * FROM perdure.run WHERE owner = me.id AND state = 1 OFFSET 0) r
     WHERE :again::boolean AND r.claim = :claim::bigint
 )
 SELECT t.id, t.instance, t.workflow, t.queue, t.priority, t.mail,
@@ -122,7 +122,7 @@ WITH fence AS MATERIALIZED (
     FROM fence CROSS JOIN unnest(
         :runs::bigint[], :seqs::integer[], :turns::bytea[], :endings::integer[], :outcomes::bytea[]
     ) AS a (run_id, seq, events, ending, outcome)
-    JOIN perdure.run r ON r.id = a.run_id
+    JOIN perdure.run r ON r.id = ANY (ARRAY[a.run_id])
     WHERE r.owner = fence.id
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events) SELECT run_id, seq, events FROM mine
@@ -131,12 +131,12 @@ WITH fence AS MATERIALIZED (
     SET state = mine.ending, closed_at = now(), owner = NULL, wake_at = NULL,
         waiting_for = NULL, hold_reason = NULL, hold_message = NULL, outcome = mine.outcome
     FROM mine
-    WHERE mine.ending IS NOT NULL AND r.id = mine.run_id AND r.owner = mine.worker
+    WHERE mine.ending IS NOT NULL AND r.id = ANY (ARRAY[mine.run_id]) AND r.owner = mine.worker
     RETURNING r.id, r.key IS NOT NULL AS changed
 ), abandoned AS (
-    DELETE FROM perdure.task t USING mine WHERE mine.ending IS NOT NULL AND t.run_id = mine.run_id
+    DELETE FROM perdure.task WHERE run_id = ANY (ARRAY(SELECT run_id FROM mine WHERE ending IS NOT NULL))
 ), read AS (
-    DELETE FROM perdure.inbox i USING mine WHERE mine.ending IS NOT NULL AND i.run_id = mine.run_id
+    DELETE FROM perdure.inbox WHERE run_id = ANY (ARRAY(SELECT run_id FROM mine WHERE ending IS NOT NULL))
 ), changed AS (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM closed WHERE changed RETURNING run_id
 )
@@ -166,21 +166,22 @@ WITH fence AS MATERIALIZED (
     )
 ), locked AS MATERIALIZED (
     SELECT a.*, r.mail AS has_mail, r.waiting_for AS waited_for
-    FROM fence CROSS JOIN asked a JOIN perdure.run r ON r.id = a.run_id
-    WHERE (a.ending < 10 OR a.status IS NOT NULL) AND r.owner = fence.id
-    ORDER BY r.id
-    FOR NO KEY UPDATE OF r
+    FROM fence CROSS JOIN (
+        SELECT * FROM asked WHERE ending < 10 OR status IS NOT NULL ORDER BY run_id
+    ) a CROSS JOIN LATERAL (
+        SELECT mail, waiting_for FROM perdure.run WHERE id = a.run_id AND owner = fence.id FOR NO KEY UPDATE
+    ) r
 ), mine AS MATERIALIZED (
     SELECT * FROM locked
     UNION ALL
     SELECT a.*, NULL, NULL
-    FROM fence CROSS JOIN asked a JOIN perdure.run r ON r.id = a.run_id
+    FROM fence CROSS JOIN asked a JOIN perdure.run r ON r.id = ANY (ARRAY[a.run_id])
     WHERE (a.ending IS NULL OR a.ending >= 10) AND a.status IS NULL AND r.owner = fence.id
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events)
     SELECT run_id, seq, events FROM mine
     WHERE seq IS NOT NULL
-      AND NOT EXISTS (SELECT FROM perdure.history h WHERE h.run_id = mine.run_id AND h.seq = mine.seq)
+      AND (SELECT true FROM perdure.history h WHERE h.run_id = mine.run_id AND h.seq = mine.seq) IS NULL
     RETURNING run_id
 ), done AS MATERIALIZED (
     SELECT mine.*, ending IS NOT NULL AND (ending <> 2 OR mail = has_mail) AS ends
@@ -205,14 +206,14 @@ WITH fence AS MATERIALIZED (
 ), dropped AS (
     DELETE FROM perdure.task t
     USING unnest(:dropped_runs::bigint[], :dropped_seqs::integer[]) AS d (run_id, seq)
-    WHERE t.run_id = d.run_id AND t.seq = d.seq AND (d.run_id IN (SELECT run_id FROM done)) IS TRUE
+    WHERE t.run_id = ANY (ARRAY[d.run_id]) AND t.seq = d.seq AND (d.run_id IN (SELECT run_id FROM done)) IS TRUE
       AND (d.run_id IN (SELECT run_id FROM done WHERE ends AND ending >= 10)) IS NOT TRUE
 ), abandoned AS (
-    DELETE FROM perdure.task t USING done WHERE done.ends AND done.ending >= 10 AND t.run_id = done.run_id
+    DELETE FROM perdure.task WHERE run_id = ANY (ARRAY(SELECT run_id FROM done WHERE ends AND ending >= 10))
 ), read AS (
     DELETE FROM perdure.inbox i USING done
     WHERE (done.consumed IS NOT NULL OR done.ends AND done.ending >= 10)
-      AND i.run_id = done.run_id
+      AND i.run_id = ANY (ARRAY[done.run_id])
       AND (i.number <= done.consumed OR done.ends AND done.ending >= 10)
 ), touched AS (
     UPDATE perdure.run r
@@ -234,7 +235,7 @@ WITH fence AS MATERIALIZED (
         status_text = coalesce(done.status, r.status_text),
         progress = coalesce(done.progress, r.progress)
     FROM done CROSS JOIN fence
-    WHERE r.id = done.run_id AND r.owner = fence.id AND (ends OR done.status IS NOT NULL)
+    WHERE r.id = ANY (ARRAY[done.run_id]) AND r.owner = fence.id AND (ends OR done.status IS NOT NULL)
     RETURNING r.id, r.queue,
         ends AND ending = 0 AS released,
         r.key IS NOT NULL AND (
@@ -258,8 +259,10 @@ SELECT a.place,
                          :payload_runs::bigint[], :payload_seqs::integer[],
                          :payload_ordinals::integer[], :payloads::bytea[]
                      ) AS p (run_id, seq, ordinal, data)
-                     LEFT JOIN perdure.payload o ON o.run_id = p.run_id AND o.seq = p.seq AND o.ordinal = p.ordinal
-                     WHERE p.run_id = a.run_id AND p.seq = a.seq AND o.data IS DISTINCT FROM p.data
+                     WHERE p.run_id = a.run_id AND p.seq = a.seq AND p.data IS DISTINCT FROM (
+                         SELECT data FROM perdure.payload
+                         WHERE run_id = p.run_id AND seq = p.seq AND ordinal = p.ordinal
+                     )
                  )
             ELSE r.state = a.ending
                  AND (a.ending <> 3 OR r.hold_reason = a.reason)
@@ -269,8 +272,8 @@ SELECT a.place,
 FROM unnest(
     :runs::bigint[], :seqs::integer[], :turns::bytea[], :endings::integer[], :reasons::text[], :outcomes::bytea[]
 ) WITH ORDINALITY AS a (run_id, seq, events, ending, reason, outcome, place)
-LEFT JOIN perdure.run r ON r.id = a.run_id
-LEFT JOIN perdure.history h ON h.run_id = a.run_id AND h.seq = a.seq
+LEFT JOIN perdure.run r ON r.id = ANY (ARRAY[a.run_id])
+LEFT JOIN perdure.history h ON h.run_id = ANY (ARRAY[a.run_id]) AND h.seq = a.seq
 WHERE a.place = ANY (:places::bigint[]);
 
 -- name: inbox
@@ -280,7 +283,7 @@ SELECT i.run_id, i.number, i.body, i.state >= 10
 FROM perdure.worker w
 LEFT JOIN LATERAL (
     SELECT i.run_id, i.number, i.body, r.state
-    FROM perdure.inbox i JOIN perdure.run r ON r.id = i.run_id
+    FROM perdure.inbox i JOIN perdure.run r ON r.id = ANY (ARRAY[i.run_id])
     WHERE i.owner = w.id AND (r.owner = w.id OR r.state >= 10)
     UNION ALL
     SELECT r.id, 0, NULL, r.state FROM perdure.run r WHERE r.owner = w.id AND r.state = 1 AND r.suspended
@@ -292,7 +295,7 @@ ORDER BY i.run_id, i.number;
 -- The last messages of closed runs, once their owner has seen them.
 DELETE FROM perdure.inbox i
 USING unnest(:runs::bigint[], :numbers::integer[]) AS seen (run_id, number)
-WHERE i.run_id = seen.run_id AND i.number = seen.number;
+WHERE i.run_id = ANY (ARRAY[seen.run_id]) AND i.number = seen.number;
 
 -- name: absolve
 UPDATE perdure.run SET takeovers = 0 WHERE id = ANY (:runs::bigint[]) AND owner = :worker::bigint AND takeovers > 0;

@@ -24,7 +24,7 @@ WHERE namespace = :namespace::text AND instance = :instance::text
 SELECT * FROM perdure.summary WHERE id = ANY (:runs::bigint[]);
 
 -- name: by_key
-SELECT * FROM perdure.summary WHERE key = ANY (:keys::text[]) ORDER BY id;
+SELECT * FROM (SELECT * FROM perdure.summary WHERE key = ANY (:keys::text[]) OFFSET 0) s ORDER BY id;
 
 -- name: newest
 SELECT s.*
@@ -39,7 +39,7 @@ CROSS JOIN LATERAL (
         )
     ) AS id
 ) r
-JOIN perdure.summary s ON s.id = r.id;
+JOIN perdure.summary s ON s.id = ANY (ARRAY[r.id]);
 
 -- name: open_keys
 SELECT key, namespace, instance FROM perdure.run WHERE key IS NOT NULL AND closed_at IS NULL ORDER BY id;
@@ -107,7 +107,7 @@ SELECT c.number, s.*
 FROM (
     SELECT number, run_id FROM perdure.status_change WHERE number > :after::bigint ORDER BY number LIMIT :limit::integer
 ) c
-JOIN perdure.summary s ON s.id = c.run_id
+JOIN perdure.summary s ON s.id = ANY (ARRAY[c.run_id])
 ORDER BY c.number;
 
 -- name: acknowledge

@@ -20,8 +20,10 @@ WITH fence AS MATERIALIZED (
     ) WITH ORDINALITY AS a (
         namespace, instance, workflow, queue, key, priority, timeout, event, turn, taken, suspended, build, place
     )
-    LEFT JOIN perdure.run k ON k.key = a.key
-    LEFT JOIN perdure.run o ON o.namespace = a.namespace AND o.instance = a.instance AND o.closed_at IS NULL
+    LEFT JOIN LATERAL (SELECT * FROM perdure.run WHERE key = a.key OFFSET 0) k ON true
+    LEFT JOIN LATERAL (
+        SELECT * FROM perdure.run WHERE namespace = a.namespace AND instance = a.instance AND closed_at IS NULL OFFSET 0
+    ) o ON true
 ), placed AS MATERIALIZED (
     SELECT n.*, nextval('perdure.run_id') AS id FROM (
         SELECT asked.*, CASE WHEN taken = 1 THEN (SELECT id FROM fence) END AS owner
@@ -74,7 +76,7 @@ CROSS JOIN LATERAL (
     WHERE hashtext(instance) = hashtext(a.instance) AND closed_at IS NOT NULL
       AND namespace = a.namespace AND instance = a.instance
 ) r
-JOIN perdure.history h ON h.run_id = r.id AND h.seq = 0
+CROSS JOIN LATERAL (SELECT events FROM perdure.history WHERE run_id = r.id AND seq = 0 OFFSET 0) h
 WHERE h.events = a.turn OR position(a.event IN h.events) > 0;
 
 -- name: deliver
@@ -85,12 +87,17 @@ WITH asked AS MATERIALIZED (
     FROM unnest(:namespaces::text[], :instances::text[], :cancels::integer[], :bodies::bytea[])
         WITH ORDINALITY AS a (namespace, instance, cancel, body, place)
     GROUP BY namespace, instance
+), found AS MATERIALIZED (
+    SELECT a.*, r.id
+    FROM asked a CROSS JOIN LATERAL (
+        SELECT id FROM perdure.run
+        WHERE namespace = a.namespace AND instance = a.instance AND closed_at IS NULL
+        OFFSET 0
+    ) r
 ), locked AS MATERIALIZED (
-    SELECT r.id FROM asked a
-    JOIN perdure.run r ON r.namespace = a.namespace AND r.instance = a.instance AND r.closed_at IS NULL
-    WHERE :several::boolean
-    ORDER BY r.id
-    FOR NO KEY UPDATE OF r
+    SELECT r.id FROM (SELECT id FROM found WHERE :several::boolean ORDER BY id) f CROSS JOIN LATERAL (
+        SELECT id FROM perdure.run WHERE id = f.id AND (closed_at IS NULL) IS TRUE FOR NO KEY UPDATE
+    ) r
 ), told AS (
     UPDATE perdure.run r
     SET mail = r.mail + cardinality(a.bodies),
@@ -98,9 +105,9 @@ WITH asked AS MATERIALIZED (
         wake_at = NULL,
         cancel_requested = r.cancel_requested OR a.cancel,
         suspended = r.suspended AND NOT a.cancel
-    FROM asked a
-    WHERE r.namespace = a.namespace AND r.instance = a.instance AND r.closed_at IS NULL
-      AND (NOT :several::boolean OR r.id IN (SELECT id FROM locked))
+    FROM found a
+    WHERE r.id = ANY (ARRAY[a.id]) AND (r.closed_at IS NULL) IS TRUE
+      AND (NOT :several::boolean OR a.id IN (SELECT id FROM locked))
     RETURNING r.namespace, r.instance, r.id, r.owner, r.queue, r.state, r.mail - cardinality(a.bodies) AS before, a.bodies
 ), noted AS (
     INSERT INTO perdure.inbox (run_id, number, owner, body)
@@ -122,7 +129,7 @@ WITH target AS MATERIALIZED (
         mail = CASE WHEN target.owner IS NULL THEN r.mail ELSE r.mail + 1 END,
         waiting_for = NULL, hold_reason = NULL, hold_message = NULL
     FROM target
-    WHERE r.id = target.id
+    WHERE r.id = ANY (ARRAY[target.id])
 ), turn AS (
     INSERT INTO perdure.history (run_id, seq, events)
     SELECT target.id, last.seq + 1,
@@ -142,9 +149,9 @@ WITH target AS MATERIALIZED (
         SELECT seq, events FROM perdure.history WHERE run_id = target.id ORDER BY seq DESC LIMIT 1
     ) last
 ), cleared AS (
-    DELETE FROM perdure.inbox i USING target WHERE i.run_id = target.id
+    DELETE FROM perdure.inbox WHERE run_id = (SELECT id FROM target)
 ), dropped AS (
-    DELETE FROM perdure.task t USING target WHERE t.run_id = target.id
+    DELETE FROM perdure.task WHERE run_id = (SELECT id FROM target)
 ), noted AS (
     INSERT INTO perdure.inbox (run_id, number, owner, body)
     -- Nobody would ever read, or remove, a note to a worker that is gone.
@@ -176,7 +183,7 @@ WITH target AS MATERIALIZED (
     UPDATE perdure.run r
     SET state = 0, hold_reason = NULL, hold_message = NULL, held_builds = NULL, takeovers = 0
     FROM target
-    WHERE r.id = target.id
+    WHERE r.id = ANY (ARRAY[target.id])
 ), changed AS (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM target WHERE key IS NOT NULL
 )
@@ -196,7 +203,7 @@ WITH target AS MATERIALIZED (
 ), told AS (
     UPDATE perdure.run r SET suspended = :suspended::boolean
     FROM target
-    WHERE r.id = target.id AND target.suspended <> :suspended::boolean
+    WHERE r.id = ANY (ARRAY[target.id]) AND target.suspended <> :suspended::boolean
     RETURNING r.id
 ), changed AS (
     INSERT INTO perdure.status_change (run_id) SELECT told.id FROM told JOIN target USING (id) WHERE target.key IS NOT NULL

@@ -23,18 +23,18 @@ WITH me AS MATERIALIZED (
     UPDATE perdure.task t
     SET owner = fence.id, claim = :claim::bigint
     FROM due CROSS JOIN fence
-    WHERE t.run_id = due.run_id AND t.seq = due.seq
+    WHERE t.run_id = ANY (ARRAY[due.run_id]) AND t.seq = due.seq
     RETURNING t.run_id, t.seq, t.queue, t.name, t.input, t.options, t.attempt, t.last_failure, t.available_at
 ), taken AS (
     SELECT * FROM claimed
     UNION ALL
     -- What an earlier try of this very claim took, if its answer was lost.
     SELECT t.run_id, t.seq, t.queue, t.name, t.input, t.options, t.attempt, t.last_failure, t.available_at
-    FROM me JOIN perdure.task t ON t.owner = me.id
+    FROM me CROSS JOIN LATERAL (SELECT * FROM perdure.task WHERE owner = me.id OFFSET 0) t
     WHERE :again::boolean AND t.claim = :claim::bigint
 )
 SELECT t.run_id, r.instance, t.seq, t.queue, t.name, t.input, t.options, t.attempt, t.last_failure, true AS fresh
-FROM me LEFT JOIN (taken t JOIN perdure.run r ON r.id = t.run_id) ON true
+FROM me LEFT JOIN (taken t JOIN perdure.run r ON r.id = ANY (ARRAY[t.run_id])) ON true
 ORDER BY t.available_at, t.run_id, t.seq;
 
 -- name: owned_tasks
@@ -53,12 +53,11 @@ WITH fence AS MATERIALIZED (
     SELECT * FROM unnest(:runs::bigint[], :seqs::integer[], :bodies::bytea[])
     WITH ORDINALITY AS a (run_id, seq, body, place)
 ), locked AS MATERIALIZED (
-    SELECT r.id FROM fence CROSS JOIN (SELECT DISTINCT run_id FROM asked) a JOIN perdure.run r ON r.id = a.run_id
-    ORDER BY r.id
-    FOR NO KEY UPDATE OF r
+    SELECT r.id FROM fence CROSS JOIN (SELECT DISTINCT run_id FROM asked ORDER BY run_id) a
+    CROSS JOIN LATERAL (SELECT id FROM perdure.run WHERE id = a.run_id FOR NO KEY UPDATE) r
 ), done AS (
     DELETE FROM perdure.task t USING fence, asked a
-    WHERE t.run_id = a.run_id AND t.seq = a.seq AND (t.owner = fence.id) IS TRUE
+    WHERE t.run_id = ANY (ARRAY[a.run_id]) AND t.seq = a.seq AND (t.owner = fence.id) IS TRUE
       AND (a.run_id IN (SELECT id FROM locked)) IS TRUE
     RETURNING t.run_id, a.body, a.place
 ), mailed AS (
@@ -67,7 +66,7 @@ WITH fence AS MATERIALIZED (
         state = CASE WHEN r.state = 2 THEN 0 ELSE r.state END,
         wake_at = NULL
     FROM (SELECT run_id, array_agg(body ORDER BY place) AS bodies FROM done GROUP BY run_id) d
-    WHERE r.id = d.run_id
+    WHERE r.id = ANY (ARRAY[d.run_id])
     RETURNING r.id, r.mail - cardinality(d.bodies) AS before, d.bodies, r.owner, r.queue, r.state
 ), noted AS (
     INSERT INTO perdure.inbox (run_id, number, owner, body)
@@ -80,7 +79,7 @@ WITH fence AS MATERIALIZED (
     FROM fence, unnest(
         :retry_runs::bigint[], :retry_seqs::integer[], :attempts::integer[], :delays::bigint[], :failures::bytea[]
     ) AS a (run_id, seq, attempt, delay, failure)
-    WHERE t.run_id = a.run_id AND t.seq = a.seq AND (t.owner = fence.id) IS TRUE
+    WHERE t.run_id = ANY (ARRAY[a.run_id]) AND t.seq = a.seq AND (t.owner = fence.id) IS TRUE
 )
 SELECT (SELECT array_agg(DISTINCT owner) FROM mailed WHERE owner IS NOT NULL),
        (SELECT array_agg(DISTINCT queue) FROM mailed WHERE owner IS NULL AND state = 0)
