@@ -46,7 +46,7 @@ class Bench:
 
     def writes(self) -> int:
         """Return how many statements of this process have recorded starts and turns."""
-        return self.statements("flush") + self.statements("flush_turns") + self.statements("start")
+        return sum(map(self.statements, ("flush", "flush_turns", "start", "start_one")))
 
     async def measured(self, operations: int, work: Callable[[], Awaitable[list[float]]], **extra: float) -> Sample:
         """Do ``work``; what it recorded goes to the floor that writes the same rows."""

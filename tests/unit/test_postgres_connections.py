@@ -49,7 +49,7 @@ async def test_a_start_whose_answer_is_lost_makes_one_run(stage: PostgresStage) 
         wire.lose_answer_to("perdure.history")
         started = await store.start(new_run("order-1"))
         assert (await stage.summary()).run_id == started.run_id
-        assert (store.statements["start"], store.statements["born"]) == (1, 1)
+        assert (store.statements["start_one"], store.statements["born"]) == (1, 1)
 
     await over_wire(stage, test)
 

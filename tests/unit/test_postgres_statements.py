@@ -47,13 +47,15 @@ async def owned_runs(stage: PostgresStage, lease: Lease, count: int) -> list[Run
 async def test_each_verb_of_a_client_is_one_statement(stage: PostgresStage) -> None:
     bill = Bill(stage)
     await stage.start()
-    assert bill == {"start": 1}
+    assert bill == {"start_one": 1}
     await stage.start()
-    assert bill == {"start": 2}
+    assert bill == {"start_one": 2}
+    await asyncio.gather(stage.start("order-2"), stage.start("order-3"))
+    assert bill == {"start_one": 2, "start": 1}
     bill = Bill(stage)
     await stage.store.deliver(NAMESPACE, "order-1", signal("a"))
     assert bill == {"deliver": 1}
-    await stage.store.deliver(NAMESPACE, "order-2", signal("a"))
+    await stage.store.deliver(NAMESPACE, "nobody", signal("a"))
     assert bill == {"deliver": 2}
     bill = Bill(stage)
     await stage.store.resume(NAMESPACE, "order-1")

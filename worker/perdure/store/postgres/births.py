@@ -15,7 +15,7 @@ from perdure.model.events import WorkflowExecutionStarted
 from perdure.model.runs import Hint, Lease, NewRun, RunId, Started
 from perdure.store import records
 from perdure.store.base import Beginning, Taker
-from perdure.store.postgres.arrays import byteas, int4s, int8, int8s, text, texts
+from perdure.store.postgres.arrays import Bytea, boolean, byteas, int4, int4s, int8, int8s, text, texts
 from perdure.store.postgres.connection import Lanes, Parameters, Row
 from perdure.store.postgres.gathering import Ask, Gathering
 from perdure.store.postgres.hints import Hints
@@ -106,8 +106,11 @@ class Births:
             free = Hint(queues=frozenset(birth.new.queue for birth in batch if birth.lease is None))
             try:
                 with self._hints.riding(free) as payload:
-                    parameters = {**_parameters(batch, tag), "hint": text(payload)}
-                    rows = await self._lanes.pick(len(batch)).fetch("start", parameters, on_repeat=_look_first)
+                    alone = len(batch) == 1 and not batch[0].outside
+                    name = "start_one" if alone else "start"
+                    parameters = _parameters_of_one(batch[0], tag) if alone else _parameters(batch, tag)
+                    parameters["hint"] = text(payload)
+                    rows = await self._lanes.pick(len(batch)).fetch(name, parameters, on_repeat=_look_first)
                 for birth in batch:
                     birth.hinted = payload is not None and birth.lease is None
                 break
@@ -143,6 +146,25 @@ def _settle(batch: Sequence[_Birth], rows: Sequence[Row]) -> None:
         given.add(row[1])
 
 
+def _parameters_of_one(birth: _Birth, tag: int) -> dict[str, object]:
+    new = birth.new
+    return {
+        **(fence(birth.lease) if birth.lease is not None else NOBODY),
+        "claim": int8(tag),
+        "namespace": text(new.namespace),
+        "instance": text(new.id),
+        "workflow": text(new.workflow),
+        "queue": text(new.queue),
+        "key": text(new.key),
+        "build": text(new.build),
+        "priority": int4(new.priority),
+        "suspended": boolean(new.suspended),
+        "timeout": int8(_microseconds(new.timeout)),
+        "event": None if birth.event is None else Bytea(birth.event),
+        "turn": None if birth.turn is None else Bytea(birth.turn),
+    }
+
+
 def _parameters(batch: Sequence[_Birth], tag: int) -> dict[str, object]:
     new = [birth.new for birth in batch]
     # One statement has one fence: should several workers of a process want runs, the first one named gets its own.
@@ -162,7 +184,7 @@ def _parameters(batch: Sequence[_Birth], tag: int) -> dict[str, object]:
         "queues": texts([run.queue for run in new]),
         "keys": texts([run.key for run in new]),
         "priorities": int4s([run.priority for run in new]),
-        "timeouts": int8s([None if run.timeout is None else round(run.timeout * 1_000_000) for run in new]),
+        "timeouts": int8s([_microseconds(run.timeout) for run in new]),
         "events": byteas([birth.event for birth in batch]),
         "turns": byteas([birth.turn for birth in batch]),
         "suspended": int4s([1 if run.suspended else None for run in new] if any(run.suspended for run in new) else []),
@@ -171,3 +193,7 @@ def _parameters(batch: Sequence[_Birth], tag: int) -> dict[str, object]:
         "payload_ordinals": int4s([ordinal for _, ordinal, _ in outside]),
         "payloads": byteas([data for _, _, data in outside]),
     }
+
+
+def _microseconds(timeout: float | None) -> int | None:
+    return None if timeout is None else round(timeout * 1_000_000)
