@@ -155,7 +155,7 @@ COSTS: list[tuple[str, Callable[[float], Measured], float, float]] = [
     ("for a timer", lambda value: extra("memory", "one worker process", sleeping_run_adds_kb=value), 0.1, 1),
     (
         "long run",
-        lambda value: extra("long run", "10,000 activities", events=1.0, first_tenth_us=100, last_tenth_us=100 * value),
+        lambda value: extra("long run", "10,000 activities", events=1.0, tenth_1_us=100, tenth_10_us=100 * value),
         1.2,
         1.3,
     ),
