@@ -128,6 +128,7 @@ class Actor:
     runs: dict[RunId, Held] = field(default_factory=dict)
     tasks: set[tuple[RunId, int]] = field(default_factory=set)
     turn: Turn | None = None
+    crowded: bool = False
 
     def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Actor:
         """Prepare to own a new run."""

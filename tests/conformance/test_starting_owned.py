@@ -20,6 +20,7 @@ class Taking:
     turn: Turn | None = None
     runs: list[ClaimedRun] = field(default_factory=list)
     drops: int = 0
+    crowded: bool = False
 
     def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Taking:
         assert (started.workflow, started.seed) == (new.workflow, new.seed)

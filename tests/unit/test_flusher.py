@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import pytest
 
 from perdure.model.runs import Commit, Committed, Lease, Release, RunId, WorkerId
-from perdure.runtime.flush import Answer, Flusher
+from perdure.runtime.flush import PATIENCE, Answer, Flusher
 from perdure.runtime.turns import SLICE, TurnQueue
 from perdure.store.memory import MemoryStore
 from perdure.telemetry.tally import Tally
 from tests.support.world import run_async
 
 LEASE = Lease(WorkerId(1), 1, "default")
+
+
+def commit() -> Commit:
+    """Return one that is easy to make."""
+    return Commit(run_id=RunId(1), ending=Release())
 
 
 class Recording(MemoryStore):
@@ -48,9 +54,9 @@ class Bench:
         self.news = asyncio.Event()
 
     def turn(self) -> None:
-        self.flusher.submit(Commit(run_id=RunId(1), ending=Release()), self._answered)
+        self.flusher.submit(commit(), self.keep)
 
-    def _answered(self, answer: Answer) -> None:
+    def keep(self, answer: Answer) -> None:
         self.answers.append(answer)
         self.news.set()
 
@@ -72,16 +78,61 @@ async def test_a_commit_alone_is_written_at_once() -> None:
 async def test_turns_go_on_while_commits_are_written() -> None:
     bench = Bench()
     bench.store.gate.clear()
-    for _ in range(10 * SLICE):
+    for _ in range(9 * SLICE):
         bench.turns.add(bench.turn)
     for _ in range(20):
         await asyncio.sleep(0)
     assert len(bench.turns) == 0
-    (first,) = bench.store.batches
-    assert 6 * SLICE <= first < 10 * SLICE
+    assert bench.store.batches == [6 * SLICE], "two thirds, so that there are two groups"
     bench.store.gate.set()
-    await bench.answered(10 * SLICE)
-    assert len(bench.store.batches) == 2
+    await bench.answered(9 * SLICE)
+    assert bench.store.batches == [6 * SLICE, 3 * SLICE]
+
+
+@run_async
+async def test_the_next_group_is_written_before_the_last_one_is_told() -> None:
+    bench = Bench()
+    bench.store.gate.clear()
+    told: list[int] = []
+
+    def note(answer: Answer) -> None:
+        told.append(len(bench.store.batches))
+        bench.keep(answer)
+
+    for _ in range(3 * SLICE):
+        bench.flusher.submit(commit(), note)
+    await asyncio.sleep(0)
+    assert bench.store.batches == [2 * SLICE]
+    bench.store.gate.set()
+    await bench.answered(3 * SLICE)
+    assert told == [2] * (3 * SLICE)
+
+
+@run_async
+async def test_a_few_that_wait_are_told_first_and_written_with_what_follows() -> None:
+    bench = Bench()
+    bench.store.gate.clear()
+    for _ in range(3):
+        bench.flusher.submit(commit(), lambda _: bench.turns.add(bench.turn))
+    await asyncio.sleep(0)
+    bench.flusher.submit(commit(), bench.keep)
+    bench.store.gate.set()
+    await bench.answered(4)
+    assert bench.store.batches == [3, 4]
+
+
+@run_async
+async def test_answers_do_not_wait_long_for_slow_turns() -> None:
+    bench = Bench()
+    bench.store.gate.clear()
+    for _ in range(SLICE):
+        bench.flusher.submit(commit(), bench.keep)
+    await asyncio.sleep(0)
+    for _ in range(100 * SLICE):
+        bench.turns.add(lambda: time.sleep(PATIENCE / SLICE))
+    bench.store.gate.set()
+    await bench.answered(SLICE)
+    assert len(bench.turns) > 50 * SLICE
 
 
 @run_async
@@ -116,3 +167,28 @@ async def test_a_write_that_fails_as_nobody_foresaw_ends_the_tenure_instead_of_l
     await bench.lost.wait()
     assert bench.answers == []
     assert "the worker starts afresh" in caplog.text
+
+
+@run_async
+async def test_an_answer_that_is_taken_as_nobody_foresaw_ends_the_tenure(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+
+    def broken(_: Answer) -> None:
+        raise RuntimeError("a bug")
+
+    bench.flusher.submit(commit(), broken)
+    await bench.lost.wait()
+    assert "the worker starts afresh" in caplog.text
+
+
+@run_async
+async def test_nobody_is_told_of_what_was_written_once_the_lease_is_lost() -> None:
+    bench = Bench()
+    bench.store.gate.clear()
+    for _ in range(3 * SLICE):
+        bench.flusher.submit(commit(), bench.keep)
+    await asyncio.sleep(0)
+    await bench.flusher.stop()
+    bench.store.gate.set()
+    await asyncio.sleep(0)
+    assert bench.answers == []

@@ -1,29 +1,37 @@
 """Group commit: every turn that is ready while a write is in flight goes out with the next one.
 
-What lives here: the queue of commits and the one loop that writes it. What must
-not: knowledge of what a commit means. Executions submit, and are called back
-with the answer. There is no timer: when nothing is in flight, commits go out as
-soon as two thirds of the turns that are ready have been taken.
+What lives here: the queue of commits and when it is written. What must not: knowledge of what a commit means.
+Executions submit, and are called back with the answer.
+
+There is no timer. Under load the runs fall into two groups: while the turns of one are being written, the other
+computes. A write waits until its group is complete, so that groups stay whole, and takes two thirds of all that moves
+at most, so that they become equal. It goes out before the group that was written last is told of it, so that the
+database has work meanwhile. A few runs are one group: two would be twice the commits.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from perdure.errors import LeaseLostError, PayloadError, StoreError
 from perdure.model.runs import Commit, Committed, Lease
 from perdure.store.base import CommitRefusedError, Store
 from perdure.telemetry.tally import Tally
 
-from .turns import TurnQueue
+from .turns import SLICE, TurnQueue
 
 logger = logging.getLogger("perdure.worker")
 
 Answer = Committed | PayloadError
+Answered = Callable[[Answer], None]
 
 BATCH = 500
 """Most commits in one call of the store; the store cuts by bytes."""
+FEW = SLICE
+"""So many commits do not make a group of their own."""
+PATIENCE = 0.01
+"""Seconds for which a group may become complete: turns that are replayed take longer than others."""
 
 
 class Flusher:
@@ -34,10 +42,13 @@ class Flusher:
         self._tally = tally
         self._lease = lease
         self._turns = turns
-        turns.on_pause = self.write_if_enough
+        turns.on_pause = self._go_on
         self._on_lost = on_lost
-        self._waiting: deque[tuple[Commit, Callable[[Answer], None]]] = deque()
+        self._waiting: deque[tuple[Commit, Answered]] = deque()
+        self._in_flight = 0
+        self._untold: list[tuple[Answered, Answer]] = []
         self._loop = asyncio.get_running_loop()
+        self._since = 0.0
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
 
@@ -45,56 +56,100 @@ class Flusher:
         """Write ``commit`` with the next flush, then call ``answered``; never called when the lease is lost."""
         if self._stopped:
             return
+        if not self._waiting and not self._untold:
+            self._since = self._loop.time()
         self._waiting.append((commit, answered))
-        self.write_if_enough()
+        self._go_on()
 
-    def write_if_enough(self) -> None:
-        """Begin to write, unless a write is in flight or more is about to come. Called again as turns are taken."""
-        if self._waiting and self._task is None and not self._stopped and self._enough():
-            self._task = self._loop.create_task(self._write_all(), name="perdure-flush")
+    @property
+    def crowded(self) -> bool:
+        """Whether the turns of many runs are being written, so that more are about to be."""
+        return self._moving >= FEW
 
     async def stop(self) -> None:
         """Forget what waits and let go of what is in flight."""
-        self._stopped = True
-        self._waiting.clear()
+        self._forget()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def _enough(self) -> bool:
-        """Whether to write now: two thirds of the turns at hand are taken, and the others compute during the write."""
-        return len(self._waiting) >= 2 * len(self._turns)
+    @property
+    def _moving(self) -> int:
+        """How many runs wait for their turn, for a write, or for its answer."""
+        return len(self._turns) + len(self._waiting) + self._in_flight + len(self._untold)
 
-    async def _write_all(self) -> None:
+    def _go_on(self) -> None:
+        """Write, or tell what was written, if it is time. Called again whenever turns have been taken."""
+        if self._task is not None or self._stopped or not self._complete():
+            return
+        if self._untold and len(self._waiting) < FEW:
+            self._tell(self._take_untold())
+            if self._waiting:
+                # What the answers have set in motion counts too: activities that end at once are turns in a moment.
+                self._loop.call_soon(self._go_on)
+        elif self._waiting:
+            self._task = self._loop.create_task(self._write(), name="perdure-flush")
+
+    def _complete(self) -> bool:
+        """Whether no more has to come before the next write."""
+        if not self._turns or len(self._waiting) >= self._group():
+            return True
+        return self._loop.time() - self._since >= PATIENCE
+
+    def _group(self) -> int:
+        return max(FEW, 2 * self._moving // 3)
+
+    def _take_untold(self) -> list[tuple[Answered, Answer]]:
+        untold, self._untold = self._untold, []
+        return untold
+
+    def _tell(self, untold: list[tuple[Answered, Answer]]) -> None:
         try:
-            while self._waiting and self._enough() and not self._stopped:
-                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-                await self._write(batch)
-                if self._waiting:
-                    # What the answers have set in motion counts too: activities that end at once are turns in a moment.
-                    await asyncio.sleep(0)
+            for answered, answer in untold:
+                if not self._stopped:
+                    answered(answer)
+        except Exception:
+            logger.exception("an answer was taken in a way that nobody foresaw; the worker starts afresh")
+            self._lose()
+
+    def _forget(self) -> None:
+        self._stopped = True
+        self._waiting.clear()
+        self._untold.clear()
+
+    def _lose(self) -> None:
+        self._forget()
+        self._on_lost()
+
+    async def _write(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(BATCH, self._group(), len(self._waiting)))]
+        self._in_flight = len(batch)
+        if self._untold:
+            self._loop.call_soon(self._tell, self._take_untold())  # as soon as the statement has gone out
+        try:
+            answers = await self._flush([commit for commit, _ in batch])
+        except LeaseLostError:
+            self._lose()
         except Exception:
             logger.exception("a write failed in a way that nobody foresaw; the worker starts afresh")
             self._lose()
+        else:
+            self._untold = [(answered, answer) for (_, answered), answer in zip(batch, answers, strict=True)]
         finally:
+            self._in_flight = 0
+            self._since = self._loop.time()
             self._task = None
+        self._go_on()
 
-    def _lose(self) -> None:
-        self._stopped = True
-        self._waiting.clear()
-        self._on_lost()
-
-    async def _write(self, batch: list[tuple[Commit, Callable[[Answer], None]]]) -> None:
-        commits = [commit for commit, _ in batch]
-        answers: list[Answer]
+    async def _flush(self, commits: Sequence[Commit]) -> Sequence[Answer]:
         began = self._loop.time()
+        answers: Sequence[Answer]
         while True:
             try:
-                answers = list(await self._store.flush(self._lease, commits))
+                answers = await self._store.flush(self._lease, commits)
                 break
             except LeaseLostError:
-                self._lose()
-                return
+                raise
             except StoreError as error:
                 # Repeating is safe, and the lease decides how long it makes sense: when it is lost, stop() ends this.
                 logger.warning("%d commits could not be written, trying again: %s", len(commits), error)
@@ -105,5 +160,4 @@ class Flusher:
                 break
         self._tally.flush.observe(self._loop.time() - began)
         self._tally.turns += len(commits) - [commit.turn for commit in commits].count(None)
-        for (_, answered), answer in zip(batch, answers, strict=True):
-            answered(answer)
+        return answers

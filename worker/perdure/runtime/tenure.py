@@ -8,13 +8,11 @@ the lease is lost the whole tenure is thrown away and nothing of it can write.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from perdure.engine.run import Definition
 from perdure.errors import LeaseLostError, StoreUnavailableError
-from perdure.model.events import ClosedFromOutside, Closing, WorkflowExecutionStarted
+from perdure.model.events import WorkflowExecutionStarted
 from perdure.model.policies import MICROSECONDS
 from perdure.model.runs import (
     ClaimedRun,
@@ -28,18 +26,16 @@ from perdure.model.runs import (
     Park,
     Release,
     RunId,
-    WorkerInfo,
 )
-from perdure.store.base import Store
-from perdure.telemetry.tally import Now, Tally
+from perdure.telemetry.tally import Now
 
 from .attempts import Attempts
 from .beginning import Beginning, Begun
+from .charge import Charge
 from .clock import StoreClock
 from .execution import Execution
 from .flush import Flusher
 from .lease import LeaseKeeper
-from .limits import Limits
 from .tasks import TaskLoop
 from .turns import TurnQueue
 from .waiting import hinted
@@ -58,37 +54,6 @@ hint can come, as behind PgBouncer, it looks more often."""
 RECOVER_POLL = 30.0
 SURVIVED = 10.0
 """Seconds after which a run that may have ended its last owners is not to blame for the end of this one."""
-
-
-class Audience(Protocol):
-    """Those in this process who wait for runs; `watcher.Watcher` is one."""
-
-    def near(self, run_id: RunId) -> None:
-        """Told of every run that the worker takes."""
-
-    def far(self, run_id: RunId) -> None:
-        """Told of every run that leaves the worker open, or closed by somebody else."""
-
-    def closed(self, run_id: RunId, outcome: Closing | ClosedFromOutside) -> None:
-        """Told of every run that the worker closes."""
-
-    def awaits(self, run_id: RunId) -> bool:
-        """Tell whether somebody here waits for the run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Charge:
-    """What a worker brings to each of its tenures."""
-
-    store: Store
-    info: WorkerInfo
-    workflows: Mapping[str, Definition]
-    activities: Mapping[str, Any]
-    limits: Limits
-    audience: Audience
-    tally: Tally
-    hears: Callable[[], bool]
-    """Whether hints of other processes reach this one."""
 
 
 class Tenure:
@@ -203,6 +168,11 @@ class Tenure:
             and new.workflow in self.charge.workflows
             and self._room() > 0
         )
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the turns of many runs are being written."""
+        return self.flusher.crowded
 
     def _room(self) -> int:
         """Return how many more runs could do something soon; the others are left for workers that may come.

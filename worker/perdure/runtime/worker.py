@@ -27,8 +27,9 @@ from perdure.workflow import Workflow
 
 from . import guard
 from .build import build_id as fingerprint
+from .charge import Charge
 from .limits import Limits
-from .tenure import Charge, Tenure
+from .tenure import Tenure
 
 logger = logging.getLogger("perdure.worker")
 

@@ -119,6 +119,10 @@ class Taker(Protocol):
     def lease(self) -> Lease:
         """By which right it takes it."""
 
+    @property
+    def crowded(self) -> bool:
+        """Whether it writes the turns of many runs just now, so that a start had better go along with them."""
+
     def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Beginning:
         """Prepare to take a run that ``started`` is the first event of. Nothing may happen outside before `took`."""
 

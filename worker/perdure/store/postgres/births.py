@@ -16,7 +16,7 @@ from perdure.model.runs import Hint, Lease, NewRun, RunId, Started
 from perdure.store import records
 from perdure.store.base import Beginning, Taker
 from perdure.store.postgres.arrays import Bytea, boolean, byteas, int4, int4s, int8, int8s, text, texts
-from perdure.store.postgres.connection import Lanes, Parameters, Row
+from perdure.store.postgres.connection import AnswerLostError, Lane, Lanes, Parameters, Row
 from perdure.store.postgres.gathering import Ask, Gathering
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.leasing import NOBODY, fence
@@ -30,12 +30,17 @@ class _Birth(Ask[Started]):
 
     new: NewRun
     started: WorkflowExecutionStarted
-    lease: Lease | None = None
+    taker: Taker | None = None
     beginning: Beginning | None = None
     event: bytes | None = None
     turn: bytes | None = None
     outside: Sequence[bytes] = ()
     hinted: bool = False
+
+    @property
+    def lease(self) -> Lease | None:
+        """By which right somebody takes it."""
+        return self.taker.lease if self.taker is not None else None
 
     @property
     def size(self) -> int:
@@ -75,8 +80,9 @@ class _Birth(Ask[Started]):
 class Births:
     """Writes starts, many at a time."""
 
-    def __init__(self, lanes: Lanes, hints: Hints) -> None:
+    def __init__(self, lanes: Lanes, turns: Lane, hints: Hints) -> None:
         self._lanes = lanes
+        self._turns = turns
         self._hints = hints
         self._gathering: Gathering[_Birth] = Gathering("perdure-start", self._write)
         self.close = self._gathering.close
@@ -84,9 +90,9 @@ class Births:
     async def start(self, new: NewRun, taker: Taker | None) -> tuple[Started, Hint]:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
         records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "", new.build or "")
-        birth = _Birth(new, records.started_event(new))
+        birth = _Birth(new, records.started_event(new), taker)
         if taker is not None:
-            birth.lease, birth.beginning = taker.lease, taker.begin(new, birth.started)
+            birth.beginning = taker.begin(new, birth.started)
         turn = birth.beginning.turn if birth.beginning is not None else None
         events, birth.outside = codec.split_payloads((birth.started,) if turn is None else turn.events, records.LARGE)
         if turn is None:
@@ -110,18 +116,26 @@ class Births:
                     name = "start_one" if alone else "start"
                     parameters = _parameters_of_one(batch[0], tag) if alone else _parameters(batch, tag)
                     parameters["hint"] = text(payload)
-                    rows = await self._lanes.pick(len(batch)).fetch(name, parameters, on_repeat=_look_first)
+                    rows = None if lost else await self._along(batch, name, parameters)
+                    if rows is None:
+                        rows = await self._lanes.pick(len(batch)).fetch(name, parameters, on_repeat=_look_first)
                 for birth in batch:
                     birth.hinted = payload is not None and birth.lease is None
                 break
             except errors.UniqueViolation:
                 pass
-            except _AnswerLostError:
+            except AnswerLostError:
                 lost = True
             batch = await self._unmade(batch, tag) if lost else batch
             if not batch:
                 return
         _settle(batch, rows)
+
+    async def _along(self, batch: Sequence[_Birth], name: str, parameters: Parameters) -> list[Row] | None:
+        """Write the starts with the turns of those who take them, if turns are about to be written."""
+        if all(birth.taker is not None and birth.taker.crowded for birth in batch):
+            return await self._turns.ride(name, parameters)
+        return None
 
     async def _unmade(self, batch: Sequence[_Birth], tag: int) -> list[_Birth]:
         """Settle the starts that an earlier try has made, whose runs may be closed by now; return the others."""
@@ -131,12 +145,8 @@ class Births:
         return [birth for place, birth in enumerate(batch, start=1) if place not in made]
 
 
-class _AnswerLostError(Exception):
-    """The statement may have been carried out."""
-
-
 def _look_first() -> Parameters:
-    raise _AnswerLostError
+    raise AnswerLostError
 
 
 def _settle(batch: Sequence[_Birth], rows: Sequence[Row]) -> None:

@@ -10,11 +10,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import errors
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from perdure.errors import SchemaVersionError, StoreError
 from perdure.store.postgres import arrays
@@ -27,6 +28,8 @@ Parameters = Mapping[str, object]
 
 PATIENCE = 15.0
 """Seconds for which a lane tries to reach its server again before it says that it cannot."""
+RIDE = 0.003
+"""Seconds for which a statement waits for another one to go along with."""
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 1.0
 
@@ -68,6 +71,34 @@ def _translated(error: psycopg.Error, query: Query) -> Exception:
     return StoreError(f"{query.name}: {' '.join(str(error).split())}")
 
 
+class AnswerLostError(Exception):
+    """A statement may have been carried out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Passenger:
+    """A statement that goes along with the next one of a lane. ``rows`` is None when it was not carried out."""
+
+    query: Query
+    parameters: Parameters
+    rows: asyncio.Future[list[Row] | None]
+
+    @property
+    def asked(self) -> tuple[Query, list[Any]]:
+        """What to run."""
+        return self.query, _arguments(self.query, self.parameters)
+
+    def settle(self, rows: list[Row] | None) -> None:
+        """Answer, if somebody still waits."""
+        if not self.rows.done():
+            self.rows.set_result(rows)
+
+    def lose(self) -> None:
+        """Let it be looked up whether it was carried out."""
+        if not self.rows.done():
+            self.rows.set_exception(AnswerLostError())
+
+
 class Lane:
     """One connection on the event loop. Statements wait for each other; use several lanes for several concerns.
 
@@ -82,6 +113,7 @@ class Lane:
         self._turn = asyncio.Lock()
         self._connection: psycopg.AsyncConnection[Row] | None = None
         self._exchange: Exchange | None = None
+        self._passenger: _Passenger | None = None
 
     @property
     def at_hand(self) -> bool:
@@ -119,6 +151,28 @@ class Lane:
                 pause = min(LONGEST_PAUSE, pause * 2)
                 parameters = parameters if on_repeat is None else on_repeat()
 
+    async def ride(self, name: str, parameters: Parameters) -> list[Row] | None:
+        """Run the query together with the next statement of this lane, in its transaction, and return its rows.
+
+        None when it was not carried out: no statement came soon, another one rides with it, the two together were
+        refused, or a pooler is in the way. Raises `AnswerLostError` when the connection was lost.
+        """
+        if self._passenger is not None or self._exchange is None:
+            return None
+        loop = asyncio.get_running_loop()
+        passenger = self._passenger = _Passenger(QUERIES[name], parameters, loop.create_future())
+        leaving = loop.call_later(RIDE, self._leave, passenger)
+        try:
+            return await passenger.rows
+        finally:
+            leaving.cancel()
+            self._leave(passenger)
+
+    def _leave(self, passenger: _Passenger) -> None:
+        if self._passenger is passenger:  # not under way yet
+            self._passenger = None
+            passenger.settle(None)
+
     async def close(self) -> None:
         """Close the connection; a later statement opens a new one."""
         connection, self._connection = self._connection, None
@@ -132,16 +186,40 @@ class Lane:
     async def _run(self, connection: psycopg.AsyncConnection[Row], query: Query, parameters: Parameters) -> list[Row]:
         self._statements[query.name] += 1
         if self._exchange is not None:
+            passenger, self._passenger = self._passenger, None
+            if passenger is not None:
+                return await self._run_with(passenger, query, parameters)
             return await self._exchange.run(query, _arguments(query, parameters))
         async with psycopg.AsyncRawCursor(connection) as cursor:
             await cursor.execute(query.statement, _arguments(query, parameters), binary=True)
             return await cursor.fetchall() if cursor.description else []
 
+    async def _run_with(self, passenger: _Passenger, query: Query, parameters: Parameters) -> list[Row]:
+        """Run both; when they are refused, the passenger is left behind."""
+        assert self._connection is not None
+        assert self._exchange is not None
+        self._statements[passenger.query.name] += 1
+        asked = query, _arguments(query, parameters)
+        try:
+            rows, theirs = await self._exchange.run_together([asked, passenger.asked])
+        except psycopg.Error as error:
+            if self._connection.closed or isinstance(error, _GONE):
+                passenger.lose()
+                raise
+            passenger.settle(None)
+            return await self._exchange.run(*asked)
+        except BaseException:
+            passenger.lose()
+            raise
+        passenger.settle(theirs)
+        return rows
+
     async def _connected(self) -> psycopg.AsyncConnection[Row]:
         connection = self._connection
         if connection is not None:
             # A statement that was cancelled half-way leaves a connection that cannot be trusted with the next one.
-            if not connection.closed and connection.pgconn.transaction_status == TransactionStatus.IDLE:
+            quiet = connection.pgconn.transaction_status == TransactionStatus.IDLE
+            if quiet and not connection.closed and connection.pgconn.pipeline_status == PipelineStatus.OFF:
                 return connection
             await self.close()
         conninfo, threshold = _settings(self._address, self._pooler, hot=self._hot)

@@ -52,6 +52,21 @@ class Exchange:
             del self._prepared[name]
             self._loaders.pop(name, None)
             result = await self._execute(query, arguments)
+        return self._rows(name, result)
+
+    async def run_together(self, asked: Sequence[tuple[Query, Sequence[bytes | None]]]) -> list[list[Row]]:
+        """Run statements in one round trip and one transaction: an error of one is raised, and none is carried out."""
+        prepared = [await self._prepare(query) for query, _ in asked]
+        self._pgconn.enter_pipeline_mode()
+        for name, (_, arguments) in zip(prepared, asked, strict=True):
+            self._pgconn.send_query_prepared(name, arguments, [Format.BINARY] * len(arguments), Format.BINARY)
+        self._pgconn.pipeline_sync()
+        results = await self._answers(len(asked), synced=True)
+        self._pgconn.exit_pipeline_mode()
+        _raise_error(results)
+        return [self._rows(query.name, result) for (query, _), result in zip(asked, results, strict=True)]
+
+    def _rows(self, name: str, result: PGresult) -> list[Row]:
         if result.ntuples == 0:
             return []
         loaders = self._loaders.get(name)
@@ -63,6 +78,12 @@ class Exchange:
         return loaders.load_rows(0, result.ntuples, tuple)
 
     async def _execute(self, query: Query, arguments: Sequence[bytes | None]) -> PGresult:
+        prepared = await self._prepare(query)
+        formats = [Format.BINARY] * len(arguments)
+        self._pgconn.send_query_prepared(prepared, arguments, formats, Format.BINARY)
+        return await self._answer()
+
+    async def _prepare(self, query: Query) -> bytes:
         prepared = self._prepared.get(query.name)
         if prepared is None:
             # A name of its own for each attempt: one that was cancelled half-way may have taken its name.
@@ -70,27 +91,35 @@ class Exchange:
             self._pgconn.send_prepare(prepared, query.statement)
             await self._answer()
             self._prepared[query.name] = prepared
-        formats = [Format.BINARY] * len(arguments)
-        self._pgconn.send_query_prepared(prepared, arguments, formats, Format.BINARY)
-        return await self._answer()
+        return prepared
 
     async def _answer(self) -> PGresult:
+        results = await self._answers(1)
+        _raise_error(results)
+        return results[0]
+
+    async def _answers(self, count: int, *, synced: bool = False) -> list[PGresult]:
+        """Return the answers to so many statements, good or bad; ``synced``: they were sent together."""
+        results: list[PGresult] = []
         try:
             while self._pgconn.flush():
                 await self._room()
-            result = await self._part()
-            assert result is not None, "a statement has an answer"
-            if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-                with contextlib.suppress(psycopg.OperationalError):  # it has said why, and hung up
-                    await self._part()
-                raise errors.error_from_result(result, encoding="utf-8")
-            await self._part()
+            for _ in range(count):
+                result = await self._part()
+                assert result is not None, "a statement has an answer"
+                results.append(result)
+                await self._part()
+            if synced:
+                await self._part()
+        except psycopg.OperationalError:
+            _raise_error(results)  # the server has said why, and hung up
+            raise
         except asyncio.CancelledError:
             self.close()
             with contextlib.suppress(psycopg.Error):
                 await self._connection.cancel_safe(timeout=CANCEL)
             raise
-        return result
+        return results
 
     async def _part(self) -> PGresult | None:
         """Return the next part of an answer; None when it is complete."""
@@ -124,3 +153,10 @@ class Exchange:
     def _lost(self, error: psycopg.Error) -> None:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(error)
+
+
+def _raise_error(results: Sequence[PGresult]) -> None:
+    """Raise what the server has said first; after that it only says that it goes on with nothing."""
+    for result in results:
+        if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+            raise errors.error_from_result(result, encoding="utf-8")

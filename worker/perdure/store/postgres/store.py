@@ -56,7 +56,7 @@ class PostgresStore(PostgresReads):
         super().__init__(Lane(address, pooler, self.statements, hot=False), self._turns, self._starts)
         self._hints = Hints(address, pooler, self._misc)
         starts = Lanes(self._starts, self._turns)
-        self._births = Births(starts, self._hints)
+        self._births = Births(starts, self._turns, self._hints)
         self._deliveries = Deliveries(starts)
         self._line = LeaseLine(address, pooler, self.statements)
         self._runs = owning.Claims(self._misc, "claim")

@@ -1,0 +1,157 @@
+"""Starts that go along with turns: one transaction for both, and neither suffers from the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+
+from perdure.model.events import Turn, WorkflowExecutionStarted
+from perdure.model.runs import ClaimedRun, Committed, Lease, NewRun, RunId, Started
+from perdure.store.postgres import PostgresStore
+from tests.support.stores import NAMESPACE, PostgresStage, behaviour, commit, eventually, new_run, turn
+from tests.support.wire import Wire
+
+
+class Crowd:
+    """A worker that writes the turns of many runs, as it says."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.crowded = True
+        self.turn: Turn | None = None
+        self.took_runs: list[RunId] = []
+
+    def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Crowd:
+        del new, started
+        return self
+
+    def took(self, run: ClaimedRun) -> None:
+        self.took_runs.append(run.info.run_id)
+
+    def dropped(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def riders(stage: PostgresStage, dsn: str) -> AsyncIterator[tuple[PostgresStore, Crowd, RunId]]:
+    """Lend a store of its own, a crowd of workers, and a run that it owns."""
+    store = await PostgresStore.connect(dsn)
+    try:
+        crowd = Crowd(await stage.worker())
+        run_id = await stage.owned(crowd.lease, "owned")
+        await store.flush(crowd.lease, [commit(run_id, turn(1))])  # connects the lane
+        yield store, crowd, run_id
+    finally:
+        await store.close()
+
+
+async def both(
+    store: PostgresStore, crowd: Crowd, run_id: RunId, new: NewRun, seq: int = 2
+) -> tuple[list[Committed], Started]:
+    """Start a run while a turn is about to be written."""
+
+    async def flush() -> list[Committed]:
+        await asyncio.sleep(0)  # the start is packed by then
+        await asyncio.sleep(0)
+        return await store.flush(crowd.lease, [commit(run_id, turn(seq))])
+
+    start: Awaitable[Started] = store.start(new, crowd)
+    started, committed = await asyncio.gather(start, flush())
+    return committed, started
+
+
+async def transactions(stage: PostgresStage, run_id: RunId, seq: int, started: RunId) -> set[str]:
+    """Return which transactions wrote a turn and a run."""
+    rows = await stage.execute(
+        "SELECT xmin::text FROM perdure.history WHERE run_id = %s AND seq = %s "
+        "UNION SELECT xmin::text FROM perdure.run WHERE id = %s",
+        run_id,
+        seq,
+        started,
+    )
+    return {row[0] for row in rows}
+
+
+@behaviour
+async def test_a_start_goes_along_with_a_turn(stage: PostgresStage) -> None:
+    async with riders(stage, stage.dsn) as (store, crowd, run_id):
+        (committed,), started = await both(store, crowd, run_id, new_run("order-1"))
+        assert committed.recorded
+        assert (started.created, started.taken) == (True, True)
+        assert crowd.took_runs == [started.run_id]
+        assert len(await transactions(stage, run_id, 2, started.run_id)) == 1
+
+
+@behaviour
+async def test_a_start_that_nothing_goes_along_with_goes_alone(stage: PostgresStage) -> None:
+    async with riders(stage, stage.dsn) as (store, crowd, _):
+        started = await store.start(new_run("order-1"), crowd)
+        assert (started.created, started.taken) == (True, True)
+
+
+@behaviour
+async def test_a_turn_that_is_refused_leaves_the_start_to_itself(stage: PostgresStage) -> None:
+    async with riders(stage, stage.dsn) as (store, crowd, run_id):
+        (committed,), started = await both(store, crowd, run_id, new_run("order-1"), seq=1)  # it is there already
+        assert committed.recorded, "by the try before"
+        assert (started.created, started.taken) == (True, True)
+
+
+@behaviour
+async def test_a_start_that_is_refused_leaves_the_turn_to_itself(stage: PostgresStage) -> None:
+    async with riders(stage, stage.dsn) as (store, crowd, run_id):
+        async with await psycopg.AsyncConnection.connect(stage.dsn) as other:
+            await other.execute(
+                "INSERT INTO perdure.run (id, namespace, instance, workflow, queue, state, claims) "
+                "VALUES (nextval('perdure.run_id'), %s, 'order-1', 'order', 'default', 0, 0)",
+                [NAMESPACE],
+            )
+            going = asyncio.create_task(both(store, crowd, run_id, new_run("order-1")))
+            await eventually(lambda: blocked(stage))
+            await other.commit()
+        (committed,), started = await going
+        assert committed.recorded
+        assert (started.created, started.taken) == (False, False)
+        assert crowd.took_runs == []
+        assert len(await transactions(stage, run_id, 2, started.run_id)) == 2
+
+
+@behaviour
+async def test_what_went_along_when_the_answer_was_lost_is_found(stage: PostgresStage) -> None:
+    async with Wire(stage.dsn) as wire, riders(stage, wire.dsn()) as (store, crowd, run_id):
+        wire.lose_answer_to("INSERT INTO perdure.run (")
+        (committed,), started = await both(store, crowd, run_id, new_run("order-1", seed="mine"))
+        assert await wire.has_lost()
+        assert committed.recorded
+        assert (started.created, started.taken) == (True, True)
+        assert len(await transactions(stage, run_id, 2, started.run_id)) == 1
+        assert await stage.execute("SELECT count(*) FROM perdure.run WHERE instance = 'order-1'") == [(1,)]
+
+
+@behaviour
+async def test_a_start_survives_the_end_of_the_turn_that_it_goes_along_with(stage: PostgresStage) -> None:
+    async with riders(stage, stage.dsn) as (store, crowd, run_id):
+        async with await psycopg.AsyncConnection.connect(stage.dsn) as other:
+            await other.execute("SELECT FROM perdure.worker FOR UPDATE")
+            start = asyncio.create_task(store.start(new_run("order-1"), crowd))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            flush = asyncio.create_task(store.flush(crowd.lease, [commit(run_id, turn(2))]))
+            await eventually(lambda: blocked(stage))
+            flush.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await flush
+            await other.rollback()
+        started = await start
+        assert (started.created, started.taken) == (True, True)
+        assert (await store.flush(crowd.lease, [commit(run_id, turn(2))]))[0].recorded
+
+
+async def blocked(stage: PostgresStage) -> bool:
+    """Tell whether a statement waits for another one's transaction."""
+    (row,) = await stage.execute("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")
+    return bool(row[0])
