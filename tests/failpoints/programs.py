@@ -23,7 +23,7 @@ from perdure.errors import RunFailure, StoreUnavailableError
 from perdure.model.events import SignalReceived
 from perdure.model.payload import encode
 from perdure.model.runs import RunState, RunSummary
-from perdure.runtime import execution, tasks, tenure
+from perdure.runtime import execution, flush, tasks, tenure
 from perdure.store.base import RunFilter
 from tests.failpoints import workflows
 from tests.failpoints.workflows import ACTIVITIES, LARGE, WORKFLOWS, Process
@@ -64,6 +64,7 @@ def perform(part: Part) -> None:
         (tenure, "RECOVER_POLL", 0.5),
         (tasks, "DROPPED_POLL", 0.1),
         (tenure, "SURVIVED", 0.0),
+        (flush, "FEW", 2),  # two runs are a crowd here, so that starts go along with turns
     ):
         assert hasattr(module, name)
         setattr(module, name, value)

@@ -46,6 +46,7 @@ class Performance:
     cuts: Sequence[Cut]
     made: list[Cut] = field(default_factory=list)
     sent: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    together: set[tuple[str, ...]] = field(default_factory=set)
     killed: list[int] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -102,6 +103,7 @@ class Stage:
             performance.seconds = time.monotonic() - began
             for role, gate in cast.gates.items():
                 performance.sent[role] = gate.sent
+                performance.together |= gate.together
         return performance
 
 

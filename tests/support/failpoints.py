@@ -84,7 +84,8 @@ class Gate:
     """Passes everything between one role's processes and the server on, and makes the cuts that it was given.
 
     ``sent`` has the name of each statement, and for each time that it was sent the bytes that went there and back: an
-    idea of how much it did. ``made`` has the cuts that were made, and may belong to several gates: each is made once.
+    idea of how much it did. ``together`` has those that shared a transaction. ``made`` has the cuts that were made, and
+    may belong to several gates: each is made once.
     """
 
     def __init__(self, dsn: str, role: str, cuts: Sequence[Cut], made: list[Cut], kill: Callable[[], None]) -> None:
@@ -93,6 +94,7 @@ class Gate:
         self._lines: set[asyncio.Task[None]] = set()
         self._times = {cut: 0 for cut in cuts if cut.place.role in {role, ""}}
         self.sent: dict[str, list[int]] = {}
+        self.together: set[tuple[str, ...]] = set()
         self.made = made
 
     async def __aenter__(self) -> Self:
@@ -195,6 +197,8 @@ class _Line:
                     self.asking.append((name, len(self.gate.sent[name]) - 1))
                 if kind in b"QS":
                     self.asked.append(self.asking)
+                    if len(self.asking) > 1:
+                        self.gate.together.add(tuple(name for name, _ in self.asking))
                     self.asking = []
             self.to_server.write(b"".join(message for _, message in messages))
             await self.to_server.drain()

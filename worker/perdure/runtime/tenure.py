@@ -52,7 +52,7 @@ INBOX_POLL = 0.5
 tasks only and stays below one statement a second, heartbeats included; where no
 hint can come, as behind PgBouncer, it looks more often."""
 RECOVER_POLL = 30.0
-SURVIVED = 10.0
+SURVIVED = 60.0
 """Seconds after which a run that may have ended its last owners is not to blame for the end of this one."""
 
 
