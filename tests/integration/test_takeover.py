@@ -1,12 +1,14 @@
 """Workers that come, go and fail: nothing recorded is lost or done twice."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from perdure import Limits, Worker, WorkflowFailedError, activity, workflow
-from perdure.model.runs import RunState
+from perdure.model.runs import Commit, Committed, Lease, RunState
+from perdure.runtime import flush
 from perdure.runtime.tenure import Tenure
 from perdure.workflow import Workflow
 from tests.support.world import QUICK, World, eventually, run_async, types
@@ -279,4 +281,29 @@ async def test_runs_that_only_wait_keep_no_others_from_being_taken(world: World)
         for handle in waiting:
             await handle.signal("go", 1)
         assert [await handle.result() for handle in waiting] == [1] * 20
+    await world.close()
+
+
+@run_async
+async def test_a_worker_whose_turns_are_not_written_starts_afresh(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(flush, "STALL", 0.2)
+    client, caller = await world.client(), await world.client()
+    write, waiting = client.store.flush, asyncio.Event()
+
+    async def no_answer(lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
+        del lease, commits
+        client.store.flush = write  # type: ignore[method-assign]  # only the first one hangs
+        waiting.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    client.store.flush = no_answer  # type: ignore[method-assign]
+    gate.append(asyncio.Event())
+    async with Worker(client, workflows=[trip], activities=ACTIVITIES, limits=QUICK):
+        handle = await caller.start(trip, id="t")
+        await waiting.wait()
+        assert await handle.result() == ["a", "b", "c", "d"]
+    assert "the worker starts afresh" in caplog.text
     await world.close()

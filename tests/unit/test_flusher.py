@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from perdure.model.runs import Commit, Committed, Lease, Release, RunId, WorkerId
+from perdure.runtime import flush
 from perdure.runtime.flush import PATIENCE, Answer, Flusher
 from perdure.runtime.turns import SLICE, TurnQueue
 from perdure.store.memory import MemoryStore
@@ -192,3 +193,20 @@ async def test_nobody_is_told_of_what_was_written_once_the_lease_is_lost() -> No
     bench.store.gate.set()
     await asyncio.sleep(0)
     assert bench.answers == []
+
+
+@run_async
+async def test_a_write_without_an_answer_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flush, "STALL", 0.05)
+    bench = Bench()
+    seen = [bench.flusher.stalled]
+    bench.store.gate.clear()
+    bench.turns.add(bench.turn)
+    await asyncio.sleep(0)
+    seen.append(bench.flusher.stalled)
+    while not bench.flusher.stalled:  # noqa: ASYNC110  # as the tenure asks
+        await asyncio.sleep(0.01)
+    bench.store.gate.set()
+    await bench.answered(1)
+    seen.append(bench.flusher.stalled)
+    assert seen == [False, False, False]

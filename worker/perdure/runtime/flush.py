@@ -32,6 +32,8 @@ FEW = SLICE
 """So many commits do not make a group of their own."""
 PATIENCE = 0.01
 """Seconds for which a group may become complete: turns that are replayed take longer than others."""
+STALL = 30.0
+"""Seconds without an answer after which something is wrong that nobody foresaw: the lease is renewed all the while."""
 
 
 class Flusher:
@@ -65,6 +67,12 @@ class Flusher:
     def crowded(self) -> bool:
         """Whether the turns of many runs are being written, so that more are about to be."""
         return self._moving >= FEW
+
+    @property
+    def stalled(self) -> bool:
+        """Whether there is something to write or to tell, and nothing has been written for long."""
+        pending = self._task is not None or self._waiting or self._untold
+        return bool(pending) and self._loop.time() - self._since >= STALL
 
     async def stop(self) -> None:
         """Forget what waits and let go of what is in flight."""
@@ -154,6 +162,7 @@ class Flusher:
                 # Repeating is safe, and the lease decides how long it makes sense: when it is lost, stop() ends this.
                 logger.warning("%d commits could not be written, trying again: %s", len(commits), error)
                 self._tally.store_errors += 1
+                self._since = self._loop.time()
                 await asyncio.sleep(0.5)
             except CommitRefusedError as error:
                 answers = [error.refused.get(place) or answer for place, answer in enumerate(error.answers)]  # type: ignore[misc]  # every place has one of the two

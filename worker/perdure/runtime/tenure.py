@@ -352,6 +352,9 @@ class Tenure:
                     if execution is not None:
                         execution.receive((item,))
             self._went_well(self._inbox_loop)
+            if self.flusher.stalled:
+                logger.error("turns could not be written for a reason that nobody foresaw; the worker starts afresh")
+                self._on_lease_event("lost")
             await hinted(self._mail, INBOX_POLL)
 
     async def _recover_loop(self) -> None:

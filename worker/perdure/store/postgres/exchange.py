@@ -36,6 +36,7 @@ class Exchange:
         self._attempts = itertools.count()
         self._loaders: dict[str, abc.Transformer] = {}
         self._waiting: asyncio.Future[None] | None = None
+        self._ended: psycopg.Error | None = None
         self._socket = Socket(connection, self._arrived, self._lost)
         self.close = self._socket.close
 
@@ -136,6 +137,8 @@ class Exchange:
             self._socket.enough()
 
     async def _wait(self) -> None:
+        if self._ended is not None:  # while nobody waited: nothing will ever arrive
+            raise self._ended
         self._waiting = asyncio.get_running_loop().create_future()
         try:
             await self._waiting
@@ -151,6 +154,7 @@ class Exchange:
             self._wake()
 
     def _lost(self, error: psycopg.Error) -> None:
+        self._ended = error
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(error)
 
