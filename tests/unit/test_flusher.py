@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from perdure.errors import RunEvicted
 from perdure.model.runs import Commit, Committed, Lease, Release, RunId, WorkerId
 from perdure.runtime import flush
 from perdure.runtime.flush import PATIENCE, Answer, Flusher
@@ -156,6 +157,19 @@ async def test_a_turn_that_raises_does_not_stop_the_others(caplog: pytest.LogCap
         bench.turns.add(take_turn)
     await bench.answered(2)
     assert "a run could not take its turn" in caplog.text
+
+
+@run_async
+async def test_a_turn_that_ends_as_no_turn_may_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+
+    def evicted() -> None:
+        raise RunEvicted
+
+    for take_turn in (evicted, bench.turn):
+        bench.turns.add(take_turn)
+    await bench.answered(1)
+    assert "Exception in callback" in caplog.text
 
 
 @run_async

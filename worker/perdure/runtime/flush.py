@@ -32,7 +32,7 @@ FEW = SLICE
 """So many commits do not make a group of their own."""
 PATIENCE = 0.01
 """Seconds for which a group may become complete: turns that are replayed take longer than others."""
-STALL = 30.0
+STALL = 300.0
 """Seconds without an answer after which something is wrong that nobody foresaw: the lease is renewed all the while."""
 
 

@@ -65,15 +65,17 @@ class TurnQueue:
         self._ready.append(take_turn)
 
     def _take_some(self) -> None:
-        with Stillness():
-            for _ in range(min(SLICE, len(self._ready))):
-                take_turn = self._ready[0]
-                try:
-                    take_turn()
-                except Exception:
-                    logger.exception("a run could not take its turn")
-                finally:
-                    self._ready.popleft()
-        if self._ready:
-            self._loop.call_soon(self._take_some)
-        self.on_pause()
+        try:
+            with Stillness():
+                for _ in range(min(SLICE, len(self._ready))):
+                    take_turn = self._ready[0]
+                    try:
+                        take_turn()
+                    except Exception:
+                        logger.exception("a run could not take its turn")
+                    finally:
+                        self._ready.popleft()
+        finally:  # whatever happens to one of them, the others go on
+            if self._ready:
+                self._loop.call_soon(self._take_some)
+            self.on_pause()
