@@ -101,7 +101,7 @@ def _costs(found: Sequence[Measured]) -> list[Verdict]:
 def _size(found: Sequence[Measured]) -> list[Verdict]:
     claims = [p50(m) for m in found if m.scenario == "backlog" and m.subject == "Perdure"]
     long = next((m for m in found if m.scenario == "long run" and m.samples), None)
-    growth = ratio(_cheapest(long, (8, 9, 10)), _cheapest(long, (1, 2, 3))) if long else None
+    growth = ratio(long.extra("tenth_10_us"), long.extra("tenth_1_us")) if long else None
     size = f" ({number(long.extra('events'))} events)" if long else ""
     return [
         at_most(
@@ -109,14 +109,8 @@ def _size(found: Sequence[Measured]) -> list[Verdict]:
             AS_FAST,
             ratio(claims[-1], claims[0]) if len(claims) > 1 else None,
         ),
-        at_most(f"long run: cost of an event, last tenths to first{size}", AS_FAST, growth),
+        at_most(f"long run: cost of an event, last tenth to first{size}", AS_FAST, growth),
     ]
-
-
-def _cheapest(long: Measured, tenths: Sequence[int]) -> float | None:
-    """Return the least that an event cost in these tenths: what the machine does besides only adds to it."""
-    costs = [long.extra(f"tenth_{tenth}_us") for tenth in tenths]
-    return min((cost for cost in costs if cost is not None), default=None)
 
 
 def _memory(found: Sequence[Measured]) -> list[Verdict]:

@@ -60,7 +60,7 @@ class Exchange:
         prepared = [await self._prepare(query) for query, _ in asked]
         self._pgconn.enter_pipeline_mode()
         for name, (_, arguments) in zip(prepared, asked, strict=True):
-            self._pgconn.send_query_prepared(name, arguments, [Format.BINARY] * len(arguments), Format.BINARY)
+            self._send(name, arguments)
         self._pgconn.pipeline_sync()
         results = await self._answers(len(asked), synced=True)
         self._pgconn.exit_pipeline_mode()
@@ -79,10 +79,12 @@ class Exchange:
         return loaders.load_rows(0, result.ntuples, tuple)
 
     async def _execute(self, query: Query, arguments: Sequence[bytes | None]) -> PGresult:
-        prepared = await self._prepare(query)
+        self._send(await self._prepare(query), arguments)
+        return await self._answer()
+
+    def _send(self, prepared: bytes, arguments: Sequence[bytes | None]) -> None:
         formats = [Format.BINARY] * len(arguments)
         self._pgconn.send_query_prepared(prepared, arguments, formats, Format.BINARY)
-        return await self._answer()
 
     async def _prepare(self, query: Query) -> bytes:
         prepared = self._prepared.get(query.name)
