@@ -2,10 +2,11 @@
 
 import json
 import logging
+from dataclasses import dataclass
 
 import pytest
 
-from perdure.activity import ActivityContext, ActivityInfo, context
+from perdure.activity import ActivityInfo, context
 from perdure.model.runs import UNBORN, RunId, RunInfo
 from perdure.store.base import Census, Queue
 from perdure.telemetry.logs import JsonFormatter, TextFormatter, _add_ids, about
@@ -99,9 +100,20 @@ def record(text: str = "hello", **extra: object) -> logging.LogRecord:
     return made
 
 
+@dataclass
+class Begun:
+    """An attempt, as far as a record wants to know."""
+
+    info: ActivityInfo
+    cancelled: bool = False
+
+    def beat(self, details: object) -> None:
+        raise AssertionError(details)
+
+
 def test_a_record_of_an_attempt_has_its_ids_whatever_logger_writes_it() -> None:
-    info = ActivityInfo(name="pack", attempt=2, queue="q", workflow_id="order-1", run_id=7, idempotency_key="7/1")
-    token = context.set(ActivityContext(info, lambda _: None))
+    info = ActivityInfo(name="pack", attempt=2, queue="q", workflow_id="order-1", run_id=7, seq=1)
+    token = context.set(Begun(info))
     try:
         found = record()
         assert _add_ids(found)

@@ -7,8 +7,8 @@ What must not: scheduling (the engine) and carrying out (the runtime).
 import contextvars
 import inspect
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from dataclasses import replace
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 import msgspec
 
@@ -149,8 +149,7 @@ class _Decorator:
 class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What an attempt knows about itself.
 
-    ``attempt`` counts from 1. ``idempotency_key`` is the same for every attempt
-    of the same step: hand it to the outside world, which may see a step twice.
+    ``attempt`` counts from 1, and ``seq`` the steps of the run.
     ``heartbeat_details`` is what the attempt before said last.
     """
 
@@ -159,17 +158,26 @@ class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
     queue: str
     workflow_id: str
     run_id: int
-    idempotency_key: str
+    seq: int
     heartbeat_details: Any = None
 
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of the same step: hand it to the outside world, which may see a step twice."""
+        return f"{self.run_id}/{self.seq}"
 
-@dataclass(slots=True)
-class ActivityContext:
-    """The running attempt, as the runtime sets it up. ``beat`` is called on every heartbeat, from any thread."""
 
-    info: ActivityInfo
-    beat: Callable[[Any], None]
-    cancelled: bool = False
+class ActivityContext(Protocol):
+    """The running attempt, as the runtime sets it up."""
+
+    cancelled: bool
+
+    @property
+    def info(self) -> ActivityInfo:
+        """What the attempt knows about itself."""
+
+    def beat(self, details: Any) -> None:
+        """Take note of a heartbeat; called from any thread."""
 
 
 context: contextvars.ContextVar[ActivityContext] = contextvars.ContextVar("perdure_activity")

@@ -19,13 +19,14 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, NoReturn, Protocol, TypeVar
 
-from perdure.errors import RunEvicted
+from perdure.errors import EngineFault, RunEvicted
 from perdure.model.policies import MICROSECONDS
 
 T = TypeVar("T")
 
 LATEST = 253_402_300_799 * MICROSECONDS  # the year 9999: what the database and datetime can hold
 HASH_STEP = 0x9E3779B97F4A7C15  # spreads consecutive numbers over a hash table
+HASHES = 0xFFFF_FFFF_FFFF
 
 
 class Handle:
@@ -88,7 +89,7 @@ class RunFuture(asyncio.Future[T]):
 
     def __init__(self, *, loop: "RunLoop") -> None:
         super().__init__(loop=loop)
-        self._ordinal = loop.next_hash()
+        self._ordinal = loop.hash = (loop.hash + HASH_STEP) & HASHES
 
     def __hash__(self) -> int:
         return self._ordinal
@@ -98,7 +99,7 @@ class RunTask(asyncio.Task[T]):
     """A task with a hash that is the same on every replay."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], *, loop: "RunLoop", **kwargs: Any) -> None:
-        self._ordinal = loop.next_hash()
+        self._ordinal = loop.hash = (loop.hash + HASH_STEP) & HASHES
         super().__init__(coroutine, loop=loop, **kwargs)
 
     def __hash__(self) -> int:
@@ -119,9 +120,12 @@ class Host(Protocol):
     def broken_callback(self, error: BaseException) -> None:
         """Take note that a callback (not a task) raised."""
 
+    fault: EngineFault | None
+    """Why the turn cannot be recorded, if it cannot."""
+
     @property
     def stopped(self) -> bool:
-        """Whether the turn must not go on."""
+        """Whether the turn must not go on; never without a `fault`."""
 
 
 class Alarm(Protocol):
@@ -135,22 +139,36 @@ turning: "dict[asyncio.AbstractEventLoop, RunLoop]" = {}
 """By the event loop around it, the loop whose callbacks are running; a watcher may raise `RunEvicted` in them."""
 
 
+_still: set[asyncio.AbstractEventLoop] = set()
+"""The event loops that have a `Stillness` around several turns just now."""
+
+
 class Stillness:
-    """Around a turn, or several: nothing happens on the side.
+    """Around a turn, or several: nothing happens on the side, and no task of the event loop around it is current.
 
     The garbage collector comes when it likes and runs the ``finally`` blocks of what it finds; async generators of a
     workflow are no business of the event loop around it.
     """
 
     def __enter__(self) -> None:
-        """Switch both off."""
+        """Switch both off, and step out of the task."""
         self._hooks = sys.get_asyncgen_hooks()
         self._collecting = gc.isenabled()
+        self._loop = asyncio_events._get_running_loop()  # noqa: SLF001  # documented for event loop implementers
+        self._task = asyncio.current_task(self._loop) if self._loop is not None else None
         sys.set_asyncgen_hooks(None, None)
         gc.disable()
+        if self._loop is not None:
+            _still.add(self._loop)
+            if self._task is not None:
+                asyncio.tasks._leave_task(self._loop, self._task)  # noqa: SLF001
 
     def __exit__(self, *_: object) -> None:
-        """Leave both as they were."""
+        """Leave all as it was."""
+        if self._loop is not None:
+            _still.discard(self._loop)
+            if self._task is not None:
+                asyncio.tasks._enter_task(self._loop, self._task)  # noqa: SLF001
         if self._collecting:
             gc.enable()
         sys.set_asyncgen_hooks(*self._hooks)
@@ -159,7 +177,7 @@ class Stillness:
 class RunLoop(asyncio.AbstractEventLoop):
     """The event loop of one run. What is not defined here is refused, see below the class."""
 
-    def __init__(self, host: Host, hash_base: int) -> None:
+    def __init__(self, host: Host) -> None:
         self.host = host
         self.now = 0
         self.guarded = True
@@ -167,13 +185,9 @@ class RunLoop(asyncio.AbstractEventLoop):
         self.tasks: list[RunTask[Any]] = []  # asyncio itself keeps weak references only
         self._prune_at = 64
         self._ready: deque[Handle] = deque()
-        self._hash = hash_base
+        self.hash = 0
+        """The hash of the last task or future."""
         self._named = 0
-
-    def next_hash(self) -> int:
-        """Return the hash of the next task or future."""
-        self._hash = (self._hash + HASH_STEP) & 0xFFFF_FFFF_FFFF
-        return self._hash
 
     def push(self, handle: Handle) -> None:
         """Append a handle to the ready queue."""
@@ -181,17 +195,14 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     def run_ready(self) -> None:
         """Run callbacks in order until none is ready or the host stops the turn."""
-        if gc.isenabled() or sys.get_asyncgen_hooks().firstiter is not None:
-            with Stillness():
-                self._run_ready()
+        outer = asyncio_events._get_running_loop()  # noqa: SLF001
+        if outer is not None and outer in _still:
+            self._run_ready(outer)
         else:
-            self._run_ready()
+            with Stillness():
+                self._run_ready(outer)
 
-    def _run_ready(self) -> None:
-        outer = asyncio_events._get_running_loop()  # noqa: SLF001  # documented for event loop implementers
-        outer_task = asyncio.current_task(outer) if outer is not None else None
-        if outer is not None and outer_task is not None:
-            asyncio.tasks._leave_task(outer, outer_task)  # noqa: SLF001
+    def _run_ready(self, outer: asyncio.AbstractEventLoop | None) -> None:
         asyncio_events._set_running_loop(self)  # noqa: SLF001
         try:
             if outer is not None:
@@ -208,8 +219,6 @@ class RunLoop(asyncio.AbstractEventLoop):
                 except RunEvicted:
                     pass  # delivered at the last moment
             asyncio_events._set_running_loop(outer)  # noqa: SLF001
-            if outer is not None and outer_task is not None:
-                asyncio.tasks._enter_task(outer, outer_task)  # noqa: SLF001
 
     def _drain(self) -> None:
         ready, host = self._ready, self.host
@@ -223,7 +232,7 @@ class RunLoop(asyncio.AbstractEventLoop):
                 raise
             except BaseException as error:  # noqa: BLE001  # whatever it is, the host decides and the worker lives on
                 host.broken_callback(error)
-            if host.stopped:
+            if host.fault is not None and host.stopped:
                 return
 
     def clear(self) -> None:
@@ -282,9 +291,8 @@ class RunLoop(asyncio.AbstractEventLoop):
         """Return the tasks that are not done, oldest first."""
         return [task for task in self.tasks if not task.done()]
 
-    def get_debug(self) -> bool:
-        """Debug mode would read the clock."""
-        return False
+    get_debug = staticmethod(bool)
+    """Never: debug mode would read the clock. Asked for every future and task, hence without a frame of Python."""
 
     def is_running(self) -> bool:
         """Whether a turn is in progress."""

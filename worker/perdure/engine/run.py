@@ -11,7 +11,7 @@ import contextvars
 import inspect
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast, get_args
 
 import msgspec
 
@@ -96,7 +96,7 @@ class Run:
         self.tearing_down = False
         self.cancel_reason: str | None = None
         self.closed = False
-        self.loop = RunLoop(self, 0)  # type: ignore[abstract]  # every method that is left abstract refuses
+        self.loop = RunLoop(self)  # type: ignore[abstract]  # every method that is left abstract refuses
         self._main: RunTask[Any] | None = None
         self._seq = 0
         self._commands: list[Command] = []
@@ -159,8 +159,7 @@ class Run:
         self._step()
         visible, self.visible = self.visible, None
         commands = tuple(self._commands)
-        last = commands[-1] if commands else None
-        closing = last if isinstance(last, Closing) else None
+        closing = cast("Closing", commands[-1]) if commands and type(commands[-1]) in _CLOSING else None
         turn = Turn(self.turns - 1, headers.difference(before, self.header), (*applied, *commands))
         return Decision(turn, commands, closing, visible)
 
@@ -170,7 +169,8 @@ class Run:
             raise NonDeterminismError(message)
         self.turns += 1
         self.header = headers.effective(header, self.header, recorded=recorded is not None)
-        self._flags = logic.known(self.header.flags or 0)
+        if self.header.flags != self._flags:
+            self._flags = logic.known(self.header.flags or 0)
         self.loop.now = self.header.time
         self._recorded = recorded
         self._commands = []
@@ -228,9 +228,7 @@ class Run:
             raise UnknownWorkflowError(message)
         self.seed = event.seed
         self.start_time = self.header.time
-        # A loop of its own for each seed: the hashes of tasks differ between runs and agree between replays.
-        self.loop = RunLoop(self, entropy.hash_base(event.seed))  # type: ignore[abstract]
-        self.loop.now = self.header.time
+        self.loop.hash = entropy.hash_base(event.seed)  # differs between runs and agrees between replays
         self._main = self.loop.create_task(self._run_main(event.input), name="main", context=contextvars.Context())
         self._fresh = True
 
@@ -270,7 +268,8 @@ class Run:
         Raises `RunEvicted` when the run is being torn down, or when the turn
         cannot be recorded (then `fault` says why).
         """
-        self.refuse_when_torn_down()
+        if self.tearing_down or self.fault is not None:
+            raise RunEvicted
         if self._recorded is None:
             self._commands.append(command)
             return command
@@ -374,6 +373,7 @@ class Run:
 
 
 _TEARDOWN_ROUNDS = 8
+_CLOSING = frozenset(get_args(Closing))
 _FROM_OUTSIDE = (WorkflowExecutionTerminated, WorkflowExecutionTimedOut)
 
 _APPLY: dict[type, Callable[[Run, Any], None]] = {

@@ -63,27 +63,39 @@ _row_decoder = msgspec.json.Decoder(_Row)
 
 def encode_turn(header: TurnHeader, events: Sequence[Event]) -> bytes:
     """Return the bytes of one history row."""
-    trimmed = [_trimmed(event) for event in events]
     rest = (header.build, header.python, header.flags, header.worker)
     if rest == _NOTHING_NEW:
-        return JSON + _encoder.encode((header.time, trimmed))
-    return JSON + _encoder.encode((header.time, trimmed, *rest))
+        return JSON + _encoder.encode((header.time, _trimmed(events)))
+    return JSON + _encoder.encode((header.time, _trimmed(events), *rest))
 
 
 _NOTHING_NEW = (None, None, None, None)
 
 
-def _trimmed(event: Event) -> object:
+def _trimmed(events: Sequence[Event]) -> list[object]:
     """Return the most frequent events without their last fields, when those have their defaults."""
-    if isinstance(event, ActivityCompleted):
-        return ("ac", event.seq, event.result) if event.attempt == 1 and not event.external else event
-    if isinstance(event, ActivityScheduled):
-        return ("as", event.seq, event.name, event.input) if event.queue is None and not event.external else event
-    if isinstance(event, WorkflowExecutionStarted):
-        return event if event.external else ("ws", event.workflow, event.input, event.seed)
-    if isinstance(event, WorkflowExecutionCompleted):
-        return event if event.external else ("wc", event.result)
-    return event
+    trimmed: list[object] = []
+    for event in events:
+        if type(event) is ActivityCompleted and event.attempt == 1 and not event.external:
+            trimmed.append(("ac", event.seq, event.result))
+        elif type(event) is ActivityScheduled and event.queue is None and not event.external:
+            trimmed.append(("as", event.seq, event.name, event.input))
+        elif type(event) is WorkflowExecutionStarted and not event.external:
+            trimmed.append(("ws", event.workflow, event.input, event.seed))
+        elif type(event) is WorkflowExecutionCompleted and not event.external:
+            trimmed.append(("wc", event.result))
+        else:
+            trimmed.append(event)
+    return trimmed
+
+
+def encode_apart(turn: Turn, threshold: int) -> tuple[bytes, Sequence[bytes]]:
+    """Return the bytes of one history row, and the payloads above ``threshold`` bytes, which it only refers to."""
+    row = encode_turn(turn.header, turn.events)
+    if len(row) <= threshold:
+        return row, ()
+    events, outside = split_payloads(turn.events, threshold)
+    return (encode_turn(turn.header, events), outside) if outside else (row, ())
 
 
 def decode_turn(seq: int, data: bytes | memoryview) -> Turn:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.activity import Activity, ActivityContext, ActivityInfo, context
+from perdure.activity import Activity, ActivityInfo, context
 from perdure.errors import PayloadError
 from perdure.model.events import ActivityCompleted, ActivityFailed, Failure
 from perdure.model.failure import record
@@ -27,11 +27,10 @@ from perdure.telemetry.tally import Slots as SlotCounts
 from .limits import Limits
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class Job(msgspec.Struct, frozen=True):
     """One attempt to make."""
 
     info: ActivityInfo
-    seq: int
     input: msgspec.Raw
     options: ActivityOptions
 
@@ -45,6 +44,7 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 Verdict = ActivityCompleted | ActivityFailed | Retry
+Done = Callable[[Job, Verdict], None]
 
 _NOT_BEGUN = object()
 """What a thread returns that did not begin because the lease was over by then."""
@@ -56,7 +56,7 @@ def judge(job: Job, error: BaseException, details: Any = None) -> Verdict:
     policy = job.options.retry
     delay = policy.delay(job.info.attempt) if policy.allows(error) and not isinstance(error, PayloadError) else None
     if delay is None:
-        return ActivityFailed(job.seq, failure, job.info.attempt)
+        return ActivityFailed(job.info.seq, failure, job.info.attempt)
     return Retry(failure, delay, details)
 
 
@@ -87,50 +87,51 @@ class Slots:
 
 
 class Attempt:
-    """One attempt, waiting for a slot or under way. Reports its verdict exactly once, or never when cancelled."""
+    """One attempt, waiting for a slot or under way. Reports its verdict exactly once, or never when cancelled.
 
-    def __init__(
-        self, owner: "Attempts", activity: Activity[..., Any], job: Job, done: Callable[[Verdict], None]
-    ) -> None:
+    It is the `ActivityContext` of the function that it calls.
+    """
+
+    __slots__ = (
+        "_activity", "_began", "_details", "_done", "_job", "_last_beat", "_loop", "_owner", "_slots", "_task",
+        "_timers", "cancelled", "over",
+    )  # fmt: skip
+
+    def __init__(self, owner: "Attempts", activity: Activity[..., Any], slots: Slots, job: Job, done: Done) -> None:
         self._owner = owner
         self._activity = activity
-        self._slots = owner.slots(activity)
+        self._slots = slots
         self._job = job
-        self._counts = owner.counts[job.info.name]
         self._done = done
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._last_beat = self._began = 0.0
         self._details: Any = None
-        self._context: ActivityContext | None = None
-        self.over = False
+        self.over = self.cancelled = False
+
+    @property
+    def info(self) -> ActivityInfo:
+        """What the attempt knows about itself."""
+        return self._job.info
 
     def start(self) -> None:
         """Begin; called with a slot in hand."""
-        options, job = self._job.options, self._job
+        options, info = self._job.options, self._job.info
         self._began = monotonic()
         if options.timeout is not None:
-            message = (
-                f"attempt {job.info.attempt} of {job.info.name} did not end within its timeout of {options.timeout:g} s"
-            )
+            message = f"attempt {info.attempt} of {info.name} did not end within its timeout of {options.timeout:g} s"
             self._timers.append(self._loop.call_later(options.timeout, self._expire, message))
         if options.heartbeat_timeout is not None:
             self._last_beat = self._loop.time()
             self._watch_heartbeat(options.heartbeat_timeout)
-        self._context = ActivityContext(job.info, self._beat)
-        variables = contextvars.copy_context()
-        variables.run(context.set, self._context)
-        name = f"activity {job.info.workflow_id}/{job.seq} {job.info.name}"
-        if self._activity.is_async:
-            self._task = self._loop.create_task(self._run_async(), name=name, context=variables)
-        else:
-            self._task = self._loop.create_task(self._run_in_thread(variables), name=name)
+        run = self._run_async() if self._activity.is_async else self._run_in_thread()
+        self._task = self._loop.create_task(run, name=f"activity {info.workflow_id}/{info.seq} {info.name}")
 
     def cancel(self) -> None:
         """Stop without a verdict. A thread is told and left to end by itself."""
         if self._began and not self.over:
-            self._counts.cancelled += 1
+            self._owner.counts[self._job.info.name].cancelled += 1
         self._finish()
         if self._task is not None:
             self._task.cancel()
@@ -141,6 +142,7 @@ class Attempt:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run_async(self) -> None:
+        context.set(self)  # a task has variables of its own
         try:
             if not self._owner.may_begin():
                 return
@@ -155,14 +157,15 @@ class Attempt:
             self._slots.leave()
             self._owner.on_free()
 
-    async def _run_in_thread(self, variables: contextvars.Context) -> None:
+    async def _run_in_thread(self) -> None:
+        context.set(self)
         try:
             args, kwargs = self._activity.signature.decode_call(self._job.input)
         except PayloadError as error:
             self._report_error(error)
             self._leave_thread()
             return
-        call = self._owner.pool.submit(variables.run, self._call, args, kwargs)
+        call = self._owner.pool.submit(contextvars.copy_context().run, self._call, args, kwargs)
         call.add_done_callback(lambda _: self._loop.is_closed() or self._loop.call_soon_threadsafe(self._leave_thread))
         try:
             result = await asyncio.shield(asyncio.wrap_future(call))
@@ -172,6 +175,8 @@ class Attempt:
             pass  # the verdict is in, or nobody wants one; the thread ends by itself
         except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever an activity raises is its failure
             self._report_error(error)
+        finally:
+            self._task = None
 
     def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return self._activity.function(*args, **kwargs) if self._owner.may_begin() else _NOT_BEGUN
@@ -188,7 +193,7 @@ class Attempt:
         except PayloadError as error:
             self._report_error(error)
         else:
-            self._report(ActivityCompleted(self._job.seq, result, self._job.info.attempt))
+            self._report(ActivityCompleted(self._job.info.seq, result, self._job.info.attempt))
 
     def _report_error(self, error: BaseException) -> None:
         if not self.over:
@@ -197,13 +202,13 @@ class Attempt:
     def _report(self, verdict: Verdict) -> None:
         if not self.over:
             self._finish()
-            counts = self._counts
+            counts = self._owner.counts[self._job.info.name]
             if type(verdict) is ActivityCompleted:
                 counts.completed += 1
             else:
                 counts.failed += 1
             counts.seconds.observe(monotonic() - self._began)
-            self._done(verdict)
+            self._done(self._job, verdict)
 
     def _expire(self, message: str) -> None:
         self._report_error(TimeoutError(message))
@@ -211,16 +216,13 @@ class Attempt:
             self._task.cancel()
 
     def _finish(self) -> None:
-        self.over = True
-        if self._context is not None:
-            self._context.cancelled = True
-            self._context = None
+        self.over = self.cancelled = True
         for handle in self._timers:
             handle.cancel()
-        self._owner.forget(self._job)
+        self._owner.under_way.pop((self._job.info.run_id, self._job.info.seq), None)
 
-    def _beat(self, details: Any) -> None:
-        # May be called from a thread; both assignments are atomic and only the last one counts.
+    def beat(self, details: Any) -> None:
+        """Take note of a heartbeat, from any thread: both assignments are atomic, and only the last one counts."""
         self._details = details
         self._last_beat = self._loop.time()
 
@@ -252,7 +254,8 @@ class Attempts:
         self.payload_limit = limits.payload
         self.on_free: Callable[[], None] = lambda: None
         self.may_begin: Callable[[], bool] = lambda: True
-        self._attempts: dict[tuple[int, int], Attempt] = {}
+        self.under_way: dict[tuple[int, int], Attempt] = {}
+        """By run and step, also those that wait for a slot."""
 
     def slots(self, activity: Activity[..., Any]) -> Slots:
         """Return the slots that this activity's attempts take their place from."""
@@ -269,26 +272,22 @@ class Attempts:
             kind: SlotCounts(slots.places, slots.places - slots.free, len(slots.queue)) for kind, slots in kinds.items()
         }
 
-    def submit(self, job: Job, done: Callable[[Verdict], None]) -> None:
+    def submit(self, job: Job, done: Done) -> None:
         """Make the attempt as soon as a slot is free, then call ``done`` once."""
         activity = self.activities[job.info.name]
-        attempt = Attempt(self, activity, job, done)
-        self._attempts[job.info.run_id, job.seq] = attempt
-        self.slots(activity).enter(attempt)
+        slots = self.slots(activity)
+        attempt = self.under_way[job.info.run_id, job.info.seq] = Attempt(self, activity, slots, job, done)
+        slots.enter(attempt)
 
     def cancel(self, run_id: int, seq: int) -> None:
         """Stop an attempt, if it is being made here; its ``done`` is not called any more."""
-        attempt = self._attempts.get((run_id, seq))
+        attempt = self.under_way.get((run_id, seq))
         if attempt is not None:
             attempt.cancel()
 
-    def forget(self, job: Job) -> None:
-        """Called by an attempt that is over."""
-        self._attempts.pop((job.info.run_id, job.seq), None)
-
     async def stop(self) -> None:
         """Cancel everything and wait for what runs on the event loop; threads are told, and end by themselves."""
-        attempts = list(self._attempts.values())
+        attempts = list(self.under_way.values())
         for attempt in attempts:
             attempt.cancel()
         for attempt in attempts:

@@ -45,7 +45,7 @@ from .attempts import Job, Retry, Verdict
 from .beginning import Begun
 from .flush import Answer
 from .home import Home
-from .placement import Placed, place
+from .placement import NOWHERE, place
 from .turns import header, take
 
 logger = logging.getLogger("perdure.worker")
@@ -69,7 +69,8 @@ class Execution:
         self.home = home
         self.info = claimed.info
         self.over = False
-        self._let_go = False
+        self.leaving = home.draining
+        """Whether it is given back as soon as no attempt is under way."""
         self._definition = definition
         self._history: Sequence[Turn] = claimed.history
         self._run: Run | None = None
@@ -83,6 +84,7 @@ class Execution:
         if claimed.deadline is not None:
             self._agenda.append((claimed.deadline, DEADLINE))
         self._in_flight = False
+        self._under_way: tuple[Run, Commit, Sequence[int]]
         self._scheduled = False
         self._wake: asyncio.TimerHandle | None = None
         self.receive(claimed.inbox)
@@ -105,7 +107,6 @@ class Execution:
         """Take messages from the inbox in the order of their numbers; what was taken before is ignored."""
         for item in items:
             if item.event is None:
-                self._let_go = True
                 self.drain()
                 continue
             if item.number != self._seen + 1 or self.over:
@@ -118,6 +119,7 @@ class Execution:
 
     def drain(self) -> None:
         """Give the run back as soon as no attempt is under way."""
+        self.leaving = True
         if not self._in_flight:
             self._settle()
 
@@ -125,10 +127,6 @@ class Execution:
         """Drop the run without a word to the store: it is not ours any more."""
         if not self.over:
             self._leave(None)
-
-    @property
-    def _leaving(self) -> bool:
-        return self._let_go or self.home.draining
 
     def _post(self, event: Incoming) -> None:
         self._incoming.append(event)
@@ -188,10 +186,10 @@ class Execution:
         # What was left for the next turn is not consumed; what this one took and is offered again is not wanted then.
         consumed = self._seen if self._seen != self._consumed and not self._incoming else None
         ending: Ending | None = None
-        placed = Placed()
+        placed = NOWHERE
         if decision.closing is not None:
             ending = self._close(_STATES[type(decision.closing)], decision.closing)
-        elif self._leaving and not self._local:
+        elif self.leaving and not self._local:
             ending = Release()
         else:
             placed = place(self.home, run, decision, self._remote, everything=everything)
@@ -209,7 +207,8 @@ class Execution:
         if decision.turn is None and consumed is None and ending is None and not placed.tasks:
             self._after(run, placed.here)
         else:
-            self._submit(commit, lambda answer: self._recorded(run, answer, commit, placed.here))
+            self._under_way = (run, commit, placed.here)
+            self._submit(commit, self._recorded)
 
     def _add_timers(self, decision: Decision) -> None:
         for command in decision.commands:
@@ -218,12 +217,14 @@ class Execution:
 
     def _submit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
         self._in_flight = True
-        self._cancel_wake()
+        if self._wake is not None:
+            self._cancel_wake()
         self.home.flusher.submit(commit, answered)
 
     # --- after a commit -----------------------------------------------------------
 
-    def _recorded(self, run: Run, answer: Answer, commit: Commit, here: Sequence[int]) -> None:
+    def _recorded(self, answer: Answer) -> None:
+        run, commit, here = self._under_way
         self._in_flight = False
         if self.over:
             return
@@ -263,7 +264,7 @@ class Execution:
         self._settle()
 
     def _start(self, pending: PendingActivity) -> None:
-        if pending.seq in self._local or self._leaving:
+        if pending.seq in self._local or self.leaving:
             return
         self._local.add(pending.seq)
         info = ActivityInfo(
@@ -272,22 +273,22 @@ class Execution:
             queue=pending.options.queue or self.info.queue,
             workflow_id=self.info.id,
             run_id=self.info.run_id,
-            idempotency_key=f"{self.info.run_id}/{pending.seq}",
+            seq=pending.seq,
             heartbeat_details=self._details.get(pending.seq),
         )
-        job = Job(info=info, seq=pending.seq, input=pending.input, options=pending.options)
-        self.home.attempts.submit(job, lambda verdict: self._verdict(job, verdict))
+        self.home.attempts.submit(Job(info, pending.input, pending.options), self._verdict)
 
     def _verdict(self, job: Job, verdict: Verdict) -> None:
         if self.over:
             return
-        self._local.discard(job.seq)
+        seq = job.info.seq
+        self._local.discard(seq)
         if isinstance(verdict, Retry):
-            self._details[job.seq] = verdict.details
+            self._details[seq] = verdict.details
             retry_at = self.home.clock.now() + round(verdict.delay * MICROSECONDS)
-            self._post(ActivityAttemptFailed(job.seq, job.info.attempt, verdict.failure, retry_at))
+            self._post(ActivityAttemptFailed(seq, job.info.attempt, verdict.failure, retry_at))
         else:
-            self._details.pop(job.seq, None)
+            self._details.pop(seq, None)
             self._post(verdict)
 
     # --- waiting -------------------------------------------------------------------
@@ -299,8 +300,12 @@ class Execution:
         if self._incoming:
             self._schedule()
             return
-        self._cancel_wake()
-        if self._leaving and not self._local:
+        if self._wake is not None:
+            self._cancel_wake()
+        if self._local and not self._agenda:
+            self.home.resting.discard(self.info.run_id)
+            return
+        if self.leaving and not self._local:
             self._give_up(Release())
             return
         wait = self._until_next()
@@ -356,7 +361,8 @@ class Execution:
         event = WorkflowExecutionTimedOut("the run reached its timeout")
         turn = Turn(run.turns, TurnHeader(time=max(now, run.header.time)), (event,))
         commit = Commit(run_id=self.info.run_id, turn=turn, ending=self._close(RunState.TIMED_OUT, event))
-        self._submit(commit, lambda answer: self._recorded(run, answer, commit, ()))
+        self._under_way = (run, commit, ())
+        self._submit(commit, self._recorded)
 
     def _close(self, state: RunState, outcome: Closing | ClosedFromOutside) -> Close:
         return Close(state=state, outcome=outcome, awaited=self.home.awaited(self.info.run_id))

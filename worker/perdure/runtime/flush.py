@@ -61,7 +61,8 @@ class Flusher:
         if not self._waiting and not self._untold:
             self._since = self._loop.time()
         self._waiting.append((commit, answered))
-        self._go_on()
+        if not self._turns.busy:
+            self._go_on()
 
     @property
     def crowded(self) -> bool:

@@ -51,13 +51,13 @@ def place(site: Site, run: Run, decision: Decision, remote: AbstractSet[int], *,
 
     ``remote`` holds the ``seq`` that have a row in the task table already.
     """
-    if not everything and not decision.commands:
-        return NOWHERE
     if everything:
         waiting = [pending for pending in run.activities.values() if pending.seq not in remote]
-    else:
-        scheduled = [command.seq for command in decision.commands if type(command) is ActivityScheduled]
+    elif decision.commands:
+        scheduled = (command.seq for command in decision.commands if type(command) is ActivityScheduled)
         waiting = [run.activities[seq] for seq in scheduled if seq in run.activities]
+    else:
+        return NOWHERE
     here: list[int] = []
     tasks: list[NewTask] = []
     planned = {True: 0, False: 0}

@@ -130,11 +130,11 @@ class TaskLoop:
             queue=task.queue,
             workflow_id=task.instance,
             run_id=task.run_id,
-            idempotency_key=f"{task.run_id}/{task.seq}",
+            seq=task.seq,
         )
-        job = Job(info=info, seq=task.seq, input=msgspec.Raw(task.input), options=options)
         self._mine.add((task.run_id, task.seq))
-        self._attempts.submit(job, lambda verdict: self._ended(task, verdict))
+        job = Job(info, msgspec.Raw(task.input), options)
+        self._attempts.submit(job, lambda _, verdict: self._ended(task, verdict))
 
     def _offer_again(self, task: ClaimedTask, failure: Failure) -> None:
         self._push(

@@ -136,6 +136,8 @@ class Tenure:
         """Stop every loop, drop what is left and, if the lease is still ours, give everything back at once."""
         self.draining = True
         self.polling = False
+        for execution in self._executions.values():
+            execution.leaving = True
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)

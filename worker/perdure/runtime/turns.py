@@ -52,6 +52,8 @@ class TurnQueue:
 
     def __init__(self) -> None:
         self.on_pause: Callable[[], None] = lambda: None
+        self.busy = False
+        """Whether turns are being taken just now, so that `on_pause` follows."""
         self._ready: deque[Callable[[], None]] = deque()
         self._loop = asyncio.get_running_loop()
 
@@ -65,6 +67,7 @@ class TurnQueue:
         self._ready.append(take_turn)
 
     def _take_some(self) -> None:
+        self.busy = True
         try:
             with Stillness():
                 for _ in range(min(SLICE, len(self._ready))):
@@ -76,6 +79,7 @@ class TurnQueue:
                     finally:
                         self._ready.popleft()
         finally:  # whatever happens to one of them, the others go on
+            self.busy = False
             if self._ready:
                 self._loop.call_soon(self._take_some)
             self.on_pause()

@@ -47,19 +47,17 @@ class PendingActivity(msgspec.Struct):
 class ActivityFuture(RunFuture[Any]):
     """What an activity call returns inside a workflow. Cancelling it asks for the activity's cancellation."""
 
-    def __init__(self, run: "Run", seq: int, result: Reader) -> None:
-        super().__init__(loop=run.loop)
-        self._run = run
-        self.seq = seq
-        self.result_reader = result
+    run: "Run"
+    seq: int
+    result_reader: Reader
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Stop waiting; the running attempt is told to stop."""
         if self.done():
             return False
-        if not self._run.tearing_down:
-            self._run.emit(ActivityCancelRequested(self.seq))
-            del self._run.activities[self.seq]
+        if not self.run.tearing_down:
+            self.run.emit(ActivityCancelRequested(self.seq))
+            del self.run.activities[self.seq]
         return super().cancel(msg)
 
 
@@ -72,7 +70,8 @@ def schedule(
     if len(payload) > run.payload_limit:
         run.check_size(payload, f"the input of activity {name}")
     run.emit(ActivityScheduled(seq, name, payload, queue))
-    future = ActivityFuture(run, seq, result)
+    future = ActivityFuture(loop=run.loop)
+    future.run, future.seq, future.result_reader = run, seq, result
     run.activities[seq] = PendingActivity(seq, name, payload, options, future)
     return future
 

@@ -118,23 +118,23 @@ def text(value: str | None) -> Text | None:
 
 def int4s(values: Sequence[int | None]) -> Int4s:
     """Pack numbers of 32 bits and NULLs."""
-    return Int4s(_array(23, values, (_NULL if value is None else _INT4.pack(4, value) for value in values)))
+    return Int4s(_array(23, values, [_NULL if value is None else _INT4.pack(4, value) for value in values]))
 
 
 def int8s(values: Sequence[int | None]) -> Int8s:
     """Pack numbers of 64 bits and NULLs."""
-    return Int8s(_array(20, values, (_NULL if value is None else _INT8.pack(8, value) for value in values)))
+    return Int8s(_array(20, values, [_NULL if value is None else _INT8.pack(8, value) for value in values]))
 
 
 def byteas(values: Sequence[bytes | None]) -> Byteas:
     """Pack byte strings and NULLs."""
-    return Byteas(_array(17, values, (_NULL if value is None else _SIZE.pack(len(value)) + value for value in values)))
+    return Byteas(_array(17, values, [_NULL if value is None else _SIZE.pack(len(value)) + value for value in values]))
 
 
 def texts(values: Sequence[str | None]) -> Texts:
     """Pack texts and NULLs; raise `PayloadError` for half a character."""
     encoded = [None if value is None else _utf8(value) for value in values]
-    return Texts(_array(25, values, (_NULL if value is None else _SIZE.pack(len(value)) + value for value in encoded)))
+    return Texts(_array(25, values, [_NULL if value is None else _SIZE.pack(len(value)) + value for value in encoded]))
 
 
 def _utf8(value: str) -> bytes:

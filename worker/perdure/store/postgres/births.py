@@ -94,11 +94,11 @@ class Births:
         if taker is not None:
             birth.beginning = taker.begin(new, birth.started)
         turn = birth.beginning.turn if birth.beginning is not None else None
-        events, birth.outside = codec.split_payloads((birth.started,) if turn is None else turn.events, records.LARGE)
         if turn is None:
-            birth.event = _encoder.encode(events[0])
+            (event,), birth.outside = codec.split_payloads((birth.started,), records.LARGE)
+            birth.event = _encoder.encode(event)
         else:
-            birth.turn = codec.encode_turn(turn.header, events)
+            birth.turn, birth.outside = codec.encode_apart(turn, records.LARGE)
         self._gathering.add(birth)
         started = await birth.answer
         nobody_has_it = started.created and not started.taken and not birth.hinted

@@ -7,6 +7,7 @@ refuses. What must not: meaning; that is in the statement ``flush``.
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TypeVar
 
 import psycopg
@@ -28,6 +29,11 @@ MOST_BYTES = 1_000_000
 
 T = TypeVar("T")
 
+_RECORDED = Committed(recorded=True, ended=False)
+_CLOSED = Committed(recorded=True, ended=True)
+_RUN_ID = attrgetter("commit.run_id")
+_PLAIN = attrgetter("plain")
+_SIZE = attrgetter("size")
 _REFUSALS = (psycopg.DataError, psycopg.IntegrityError, errors.ProgramLimitExceeded, PayloadError, struct.error)
 
 
@@ -37,25 +43,12 @@ class _Item:
 
     place: int
     commit: Commit
-    turn: bytes | None = None
-    outside: list[bytes] = field(default_factory=list)
-    outcome: bytes | None = None
-    size: int = 0
-
-    @property
-    def plain(self) -> bool:
-        """Whether it is a turn, and perhaps the last one, and nothing else."""
-        commit = self.commit
-        ending = commit.ending
-        return (
-            self.turn is not None
-            and not self.outside
-            and (ending is None or type(ending) is Close)
-            and commit.consumed is None
-            and commit.visible is None
-            and not commit.tasks
-            and not commit.dropped_tasks
-        )
+    turn: bytes | None
+    outside: Sequence[bytes]
+    outcome: bytes | None
+    size: int
+    plain: bool
+    """Whether it is a turn, and perhaps the last one, and nothing else."""
 
 
 @dataclass(slots=True)
@@ -78,7 +71,7 @@ class Flush:
     async def write(self, items: Sequence[_Item]) -> None:
         """Write one batch; halve it when the database refuses it, until the bad commit is alone."""
         try:
-            if not (all(item.plain for item in items) and await self._write_turns(items)):
+            if not (all(map(_PLAIN, items)) and await self._write_turns(items)):
                 await self._write(items)
         except errors.UniqueViolation:
             await self.write(items)  # somebody terminated a run at this very moment; the next look sees it
@@ -105,7 +98,7 @@ class Flush:
         if recorded < len(items):
             return False
         for item in items:
-            self.answers[item.place] = Committed(recorded=True, ended=item.commit.ending is not None)
+            self.answers[item.place] = _RECORDED if item.outcome is None else _CLOSED
         self.hint |= Hint(changed=changed) if payload is not None else closed | Hint(changed=changed)
         return True
 
@@ -141,7 +134,7 @@ async def flush(lane: Lane, hints: Hints, lease: Lease, commits: Sequence[Commit
     """Carry out the commits that the database takes."""
     flushed = Flush(lane, hints, lease, [None] * len(commits))
     items = [_item(place, commit) for place, commit in enumerate(commits)]
-    items.sort(key=lambda item: item.commit.run_id)  # everybody locks runs in this order
+    items.sort(key=_RUN_ID)  # everybody locks runs in this order
     for item in items:
         if item.size > MOST_OF_A_TURN:
             flushed.refused[item.place] = turn_too_large(item.commit.run_id, item.size)
@@ -151,7 +144,7 @@ async def flush(lane: Lane, hints: Hints, lease: Lease, commits: Sequence[Commit
 
 
 def _closed(items: Sequence[_Item]) -> Hint:
-    endings = (item.commit.ending for item in items)
+    endings = [item.commit.ending for item in items if item.outcome is not None]
     return Hint(closed=any(isinstance(ending, Close) and not ending.awaited for ending in endings))
 
 
@@ -163,23 +156,31 @@ def _refusal(commit: Commit, error: BaseException) -> PayloadError:
 
 
 def _item(place: int, commit: Commit) -> _Item:
-    item = _Item(place, commit)
-    if commit.turn is not None:
-        events, item.outside = codec.split_payloads(commit.turn.events, records.LARGE)
-        item.turn = codec.encode_turn(commit.turn.header, events)
-    if isinstance(commit.ending, Close):
-        item.outcome = records.encode_outcome(commit.ending.outcome)
-    item.size = (
-        len(item.turn or b"")
-        + len(item.outcome or b"")
-        + sum(map(len, item.outside))
-        + sum(len(task.input) + len(task.options) for task in commit.tasks)
-    )
-    return item
+    turn, outside = (None, ()) if commit.turn is None else codec.encode_apart(commit.turn, records.LARGE)
+    ending = commit.ending
+    outcome = records.encode_outcome(ending.outcome) if type(ending) is Close else None
+    size = len(turn or b"") + len(outcome or b"")
+    if (
+        turn is not None
+        and not outside
+        and (ending is None or outcome is not None)
+        and commit.consumed is None
+        and commit.visible is None
+        and not commit.tasks
+        and not commit.dropped_tasks
+    ):
+        return _Item(place, commit, turn, outside, outcome, size, plain=True)
+    size += sum(map(len, outside)) + sum(len(task.input) + len(task.options) for task in commit.tasks)
+    return _Item(place, commit, turn, outside, outcome, size, plain=False)
 
 
 def _batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:
     """Cut by number and bytes, and before a second commit of a run: one statement changes a row once."""
+    small = len(items) <= MOST_COMMITS and sum(map(_SIZE, items)) <= MOST_BYTES
+    if small and len(set(map(_RUN_ID, items))) == len(items):
+        if items:
+            yield list(items)
+        return
     batch: list[_Item] = []
     size = 0
     runs: set[int] = set()
@@ -201,7 +202,7 @@ def _turn_arrays(items: Sequence[_Item]) -> dict[str, object]:
         "runs": int8s([item.commit.run_id for item in items]),
         "seqs": int4s([None if item.commit.turn is None else item.commit.turn.seq for item in items]),
         "turns": byteas([item.turn for item in items]),
-        "endings": int4s(_column([_state(item.commit.ending) for item in items])),
+        "endings": int4s(_column([None if (end := item.commit.ending) is None else _state(end) for item in items])),
         "outcomes": byteas(_column([item.outcome for item in items])),
     }
 
@@ -256,14 +257,12 @@ def _task_arrays(items: Sequence[_Item]) -> dict[str, object]:
 
 
 def _column(values: list[T | None]) -> list[T | None]:
-    return values if any(value is not None for value in values) else []
+    return values if values.count(None) < len(values) else []
 
 
-def _state(ending: Ending | None) -> int | None:
+def _state(ending: Ending) -> int:
     """Return the state into which the ending brings the run."""
     match ending:
-        case None:
-            return None
         case Park():
             return RunState.PARKED
         case Hold():
