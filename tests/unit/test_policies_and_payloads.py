@@ -19,7 +19,7 @@ from perdure.errors import DefinitionError, NonRetryableError, PayloadError
 from perdure.model.codec import decode_turn, encode_turn, join_payloads, split_payloads
 from perdure.model.events import ActivityCompleted, ActivityScheduled, TimerFired, Turn, TurnHeader
 from perdure.model.failure import rebuild, record
-from perdure.model.ids import check_id, new_id
+from perdure.model.ids import check_id, new_id, new_seed
 from perdure.model.payload import Reader, Signature, encode
 from perdure.model.policies import seconds
 from perdure.model.runs import MOVES, IllegalMoveError, RunState, move
@@ -227,10 +227,16 @@ def test_runs_move_by_the_table_only() -> None:
 
 def test_ids_of_instances_that_nobody_named_sort_by_their_time() -> None:
     ids = [
-        new_id(moment, randomness) for moment in (0, 1, 1_795_000_000_000, 2**44 - 1) for randomness in (0, 2**66 - 1)
+        new_id(moment, noise) for moment in (0, 1, 1_795_000_000_000, 2**45 - 1) for noise in (bytes(13), b"\xff" * 13)
     ]
     assert ids == sorted(ids)
     assert len(set(ids)) == len(ids)
     for instance in ids:
         check_id(instance)
         assert re.fullmatch("[0-9a-v]{22}", instance)
+
+
+def test_every_random_byte_makes_a_character_of_an_id_and_of_a_seed() -> None:
+    for make, bits in ((lambda noise: new_id(0, noise)[9:], 5), (new_seed, 6)):
+        found = [make(bytes([number])) for number in range(256)]
+        assert all(found.count(character) == 256 >> bits for character in found)

@@ -7,10 +7,10 @@ Kubernetes. The CLI, the operator and users call it.
 import asyncio
 import logging
 import os
-import secrets
-import time
 import uuid
 from collections.abc import Callable, Sequence
+from os import urandom
+from time import time_ns
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, cast, overload
 
@@ -30,7 +30,7 @@ from perdure.model.events import (
     WorkflowExecutionCompleted,
 )
 from perdure.model.failure import outcome_error
-from perdure.model.ids import check_id, new_id
+from perdure.model.ids import check_id, new_id, new_seed
 from perdure.model.payload import LIMIT, Reader, check_size, encode
 from perdure.model.policies import Duration, seconds
 from perdure.model.runs import Hint, HistoryEvent, NewRun, RunId, RunSummary, Started, states_of
@@ -88,7 +88,8 @@ class WorkflowHandle(Generic[R]):
         `WorkflowTerminatedError` or `WorkflowTimedOutError` when it closed
         without a result, `PayloadError` when the result does not fit the type.
         """
-        outcome = await self._client.outcome(await self._run_id(), open_at=self._open_at)
+        run_id = self.run_id if self.run_id is not None else await self._run_id()
+        outcome = await self._client.outcome(run_id, open_at=self._open_at)
         if isinstance(outcome, WorkflowExecutionCompleted):
             return cast("R", self._result.read(outcome.result, f"the result of {self.id}"))
         raise outcome_error(self.id, outcome)
@@ -288,13 +289,14 @@ class Client:
             name, payload = workflow.name, workflow.signature.encode_call(args, {})
         else:
             name, payload = workflow, encode(args, f"the input of {workflow}")
+        noise = urandom(24)
         new = NewRun(
-            id=id or new_id(time.time_ns() // 1_000_000, secrets.randbits(66)),
+            id=id or new_id(time_ns() // 1_000_000, noise[11:]),
             namespace=self.namespace,
             workflow=name,
             queue=queue,
             input=bytes(payload),
-            seed=secrets.token_urlsafe(8),
+            seed=new_seed(noise[:11]),
             timeout=seconds(timeout, "timeout") if timeout is not None else None,
             priority=priority,
         )
@@ -310,7 +312,9 @@ class Client:
     async def _start(self, new: NewRun) -> Started:
         check_id(new.id)
         check_size(new.input, f"the input of {new.workflow}", self.payload_limit)
-        taker = next((taker for host in self.hosts if (taker := host(new)) is not None), None)
+        taker = None
+        for host in self.hosts:
+            taker = taker or host(new)
         started = await self.store.start(new, taker)
         if started.workflow != new.workflow:
             message = f"{new.id} is open and runs workflow {started.workflow}, not {new.workflow}; choose another id"

@@ -65,14 +65,14 @@ def encode_turn(header: TurnHeader, events: Sequence[Event]) -> bytes:
     """Return the bytes of one history row."""
     rest = (header.build, header.python, header.flags, header.worker)
     if rest == _NOTHING_NEW:
-        return JSON + _encoder.encode((header.time, _trimmed(events)))
-    return JSON + _encoder.encode((header.time, _trimmed(events), *rest))
+        return JSON + _encoder.encode((header.time, trimmed(events)))
+    return JSON + _encoder.encode((header.time, trimmed(events), *rest))
 
 
 _NOTHING_NEW = (None, None, None, None)
 
 
-def _trimmed(events: Sequence[Event]) -> list[object]:
+def trimmed(events: Sequence[Event]) -> list[object]:
     """Return the most frequent events without their last fields, when those have their defaults."""
     trimmed: list[object] = []
     for event in events:

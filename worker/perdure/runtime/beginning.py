@@ -82,8 +82,10 @@ def _begin(host: Host, definition: Definition, new: NewRun, started: WorkflowExe
         run.evict()
         return None
     placed = place(host, run, decision, frozenset(), everything=False)
-    more = decision.closing is not None or decision.visible is not None or placed.tasks
-    if more or (decision.turn is not None and records.turn_size(decision.turn) > MOST_OF_A_TURN):
+    more = decision.closing is not None or decision.visible is not None or bool(placed.tasks)
+    if not more and decision.turn is not None and len(decision.turn.events) * host.payload_limit > MOST_OF_A_TURN:
+        more = records.turn_size(decision.turn) > MOST_OF_A_TURN
+    if more:
         run.evict()
         return None
     return Begun(run, decision, placed)

@@ -34,6 +34,7 @@ LARGE = 32_768
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encoder = msgspec.json.Encoder()
+_raw_decoder = msgspec.json.Decoder(msgspec.Raw)
 _outcome_decoder: msgspec.json.Decoder[Outcome] = msgspec.json.Decoder(Outcome)
 _message_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
@@ -51,7 +52,7 @@ def in_utc(time: datetime) -> datetime:
 def started_event(new: NewRun) -> WorkflowExecutionStarted:
     """Return the event of turn 0; raise `PayloadError` when the input is not JSON."""
     try:
-        msgspec.json.decode(new.input, type=msgspec.Raw)
+        _raw_decoder.decode(new.input)
     except msgspec.MsgspecError as error:
         message = f"the input of {new.id} is not JSON: {error}"
         raise PayloadError(message) from error
@@ -76,7 +77,7 @@ def newborn(
 
 def encode_outcome(event: Outcome) -> bytes:
     """Return the bytes of a closing event."""
-    return JSON + _encoder.encode(event)
+    return JSON + _encoder.encode(codec.trimmed((event,))[0])
 
 
 def decode_outcome(data: bytes | memoryview) -> Outcome:
@@ -136,6 +137,9 @@ def turn_size(turn: Turn) -> int:
 
 def check_texts(*values: str) -> None:
     """Raise `PayloadError` when a value cannot be stored as text."""
+    whole = "".join(values)
+    if whole.isascii() and "\0" not in whole:
+        return
     for value in values:
         if "\0" in value:
             message = f"a NUL character cannot be stored in {value!r:.200}; remove it"

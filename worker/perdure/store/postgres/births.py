@@ -51,8 +51,9 @@ class _Birth(Ask[Started]):
         return f"{self.new.id} cannot be started"
 
     @property
-    def names(self) -> frozenset[Hashable]:
-        return frozenset({(self.new.namespace, self.new.id), self.new.key} - {None})
+    def names(self) -> Sequence[Hashable]:
+        name = (self.new.namespace, self.new.id)
+        return (name,) if self.new.key is None else (name, self.new.key)
 
     @property
     def settled(self) -> bool:
@@ -87,7 +88,7 @@ class Births:
         self._gathering: Gathering[_Birth] = Gathering("perdure-start", self._write)
         self.close = self._gathering.close
 
-    async def start(self, new: NewRun, taker: Taker | None) -> tuple[Started, Hint]:
+    async def start(self, new: NewRun, taker: Taker | None) -> Started:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
         records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "", new.build or "")
         birth = _Birth(new, records.started_event(new), taker)
@@ -101,8 +102,9 @@ class Births:
             birth.turn, birth.outside = codec.encode_apart(turn, records.LARGE)
         self._gathering.add(birth)
         started = await birth.answer
-        nobody_has_it = started.created and not started.taken and not birth.hinted
-        return started, Hint(queues=frozenset({new.queue})) if nobody_has_it else Hint()
+        if started.created and not started.taken and not birth.hinted:
+            self._hints.send(Hint(queues=frozenset({new.queue})))
+        return started
 
     async def _write(self, batch: Sequence[_Birth]) -> None:
         """Write a batch. When another process starts one of its ids at the same moment, the next try finds that run."""

@@ -42,9 +42,9 @@ class Ask(ABC, Generic[R]):
         """What to say when the database does not take it, before the reason."""
 
     @property
-    def names(self) -> frozenset[Hashable]:
+    def names(self) -> Sequence[Hashable]:
         """What only one of a statement may have."""
-        return frozenset()
+        return ()
 
     @property
     def settled(self) -> bool:
@@ -128,9 +128,10 @@ class Gathering(Generic[A]):
         names: set[Hashable] = set()
         while self._waiting and len(batch) < BATCH:
             ask = self._waiting[0]
-            if batch and (size + ask.size > BATCH_BYTES or ask.names & names):
+            size += ask.size
+            own = ask.names
+            if batch and (size > BATCH_BYTES or not names.isdisjoint(own)):
                 break
             batch.append(self._waiting.popleft())
-            size += ask.size
-            names |= ask.names
+            names.update(own)
         return batch

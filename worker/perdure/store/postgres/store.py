@@ -8,7 +8,8 @@ has a connection of its own, in its own thread, and so has LISTEN.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any
 
 from perdure.errors import SchemaVersionError
 from perdure.model.events import Incoming
@@ -90,11 +91,9 @@ class PostgresStore(PostgresReads):
 
     # Starting and telling
 
-    async def start(self, new: NewRun, taker: Taker | None = None) -> Started:
+    def start(self, new: NewRun, taker: Taker | None = None) -> Coroutine[Any, Any, Started]:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
-        started, hint = await self._births.start(new, taker)
-        self.hint(hint)
-        return started
+        return self._births.start(new, taker)
 
     async def deliver(self, namespace: str, instance: str, event: Incoming) -> RunId | None:
         """Number the message and put it into the inbox of the open run; a parked run is ready then."""
