@@ -124,6 +124,23 @@ async def test_a_few_that_wait_are_told_first_and_written_with_what_follows() ->
 
 
 @run_async
+async def test_what_the_first_answers_set_in_motion_begins_before_the_last_are_told() -> None:
+    bench = Bench()
+    begun: list[int] = []
+
+    def note(answer: Answer) -> None:
+        bench.keep(answer)
+        if len(bench.answers) == 1:
+            asyncio.get_running_loop().call_soon(lambda: begun.append(len(bench.answers)))
+
+    for _ in range(2 * SLICE):
+        bench.flusher.submit(commit(), note)
+    await bench.answered(2 * SLICE)
+    assert bench.store.batches == [2 * SLICE]
+    assert begun == [SLICE]
+
+
+@run_async
 async def test_answers_do_not_wait_long_for_slow_turns() -> None:
     bench = Bench()
     bench.store.gate.clear()

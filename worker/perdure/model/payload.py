@@ -40,6 +40,7 @@ def _decode_other(wanted: type, value: Any) -> Any:
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_encode_other)
+_OBJECT = ord("{")
 
 LIMIT = 2 * 1024 * 1024
 """The default of the most bytes that one payload may have: 2 MiB of JSON."""
@@ -141,10 +142,10 @@ class Signature:
 
     def decode_call(self, raw: msgspec.Raw) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return positional and keyword arguments; raise `PayloadError` when the input does not fit."""
-        by_name = bytes(memoryview(raw)[:1]) == b"{"
         try:
+            by_name = memoryview(raw)[0] == _OBJECT
             values = (self._named if by_name else self._positional).decode(raw)
-        except (msgspec.MsgspecError, NotImplementedError, ValueError, TypeError) as error:
+        except (msgspec.MsgspecError, NotImplementedError, ValueError, TypeError, IndexError) as error:
             message = f"the input does not fit {self.name}({', '.join(self.names)}): {error}"
             raise PayloadError(message) from error
         fields = msgspec.structs.astuple(values)

@@ -249,25 +249,21 @@ class Attempts:
         self.counts = tally.attempts
         self.counts.update({name: AttemptCounts() for name in activities if name not in self.counts})
         self.pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="perdure-activity")
-        self.loop_slots = Slots(limits.activities)
-        self.thread_slots = Slots(limits.threads)
+        self.slots = {True: Slots(limits.activities), False: Slots(limits.threads)}
+        """By whether the activity is async: on the event loop, or in threads."""
         self.payload_limit = limits.payload
         self.on_free: Callable[[], None] = lambda: None
         self.may_begin: Callable[[], bool] = lambda: True
         self.under_way: dict[tuple[int, int], Attempt] = {}
         """By run and step, also those that wait for a slot."""
 
-    def slots(self, activity: Activity[..., Any]) -> Slots:
-        """Return the slots that this activity's attempts take their place from."""
-        return self.loop_slots if activity.is_async else self.thread_slots
-
     def free(self) -> int:
         """Return how many attempts of any kind could start now."""
-        return min(slots.free - len(slots.queue) for slots in (self.loop_slots, self.thread_slots))
+        return min(slots.free - len(slots.queue) for slots in self.slots.values())
 
     def standing(self) -> dict[str, SlotCounts]:
         """Return how many attempts of each kind there may be, are and wait."""
-        kinds = {"async": self.loop_slots, "thread": self.thread_slots}
+        kinds = {"async": self.slots[True], "thread": self.slots[False]}
         return {
             kind: SlotCounts(slots.places, slots.places - slots.free, len(slots.queue)) for kind, slots in kinds.items()
         }
@@ -275,7 +271,7 @@ class Attempts:
     def submit(self, job: Job, done: Done) -> None:
         """Make the attempt as soon as a slot is free, then call ``done`` once."""
         activity = self.activities[job.info.name]
-        slots = self.slots(activity)
+        slots = self.slots[activity.is_async]
         attempt = self.under_way[job.info.run_id, job.info.seq] = Attempt(self, activity, slots, job, done)
         slots.enter(attempt)
 

@@ -113,10 +113,16 @@ class Flusher:
         return untold
 
     def _tell(self, untold: list[tuple[Answered, Answer]]) -> None:
+        """Tell a slice of the answers, and the others when what those set in motion has begun.
+
+        A run that closes is followed by the start of another: so starts, too, go out in several groups.
+        """
         try:
-            for answered, answer in untold:
+            for answered, answer in untold[:SLICE]:
                 if not self._stopped:
                     answered(answer)
+            if len(untold) > SLICE:
+                self._loop.call_soon(self._tell, untold[SLICE:])
         except Exception:
             logger.exception("an answer was taken in a way that nobody foresaw; the worker starts afresh")
             self._lose()

@@ -58,6 +58,8 @@ def place(site: Site, run: Run, decision: Decision, remote: AbstractSet[int], *,
         waiting = [run.activities[seq] for seq in scheduled if seq in run.activities]
     else:
         return NOWHERE
+    if not waiting and not remote:
+        return NOWHERE
     here: list[int] = []
     tasks: list[NewTask] = []
     planned = {True: 0, False: 0}
@@ -77,7 +79,7 @@ def _fits(site: Site, pending: PendingActivity, queue: str, planned: dict[bool, 
     activity = site.attempts.activities.get(pending.name)
     if activity is None or queue not in site.queues:
         return False
-    slots = site.attempts.slots(activity)
+    slots = site.attempts.slots[activity.is_async]
     if planned[activity.is_async] >= slots.free - len(slots.queue) + BACKLOG * slots.places:
         return False
     planned[activity.is_async] += 1
