@@ -66,8 +66,8 @@ class Flusher:
 
     @property
     def crowded(self) -> bool:
-        """Whether the turns of many runs are being written, so that more are about to be."""
-        return self._moving >= FEW
+        """Whether turns are about to be written: some wait, or those of so many runs are under way that more will be."""
+        return bool(self._waiting) or self._moving >= FEW // 2
 
     @property
     def stalled(self) -> bool:
