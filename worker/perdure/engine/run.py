@@ -129,9 +129,8 @@ class Run:
             recorded.pop()
         self._begin(turn.seq, turn.header, recorded)  # type: ignore[arg-type]  # neither incoming nor from outside
         for event in incoming:
-            if not self.wanted(event):  # type: ignore[arg-type]  # the keys of _APPLY are the incoming events
+            if not _APPLY[type(event)](self, event):
                 raise self._mismatch(event, None)
-            _APPLY[type(event)](self, event)
         # Turn 0 has a worker when it was taken together with the start.
         if (turn.seq > 0 or turn.header.worker is not None) and not self.closed:
             self._step()
@@ -147,11 +146,7 @@ class Run:
         """
         before = self.header
         self._begin(self.turns, header, None)
-        applied: list[Event] = []
-        for event in incoming:
-            if self.wanted(event):
-                _APPLY[type(event)](self, event)
-                applied.append(event)
+        applied: list[Event] = [event for event in incoming if _APPLY[type(event)](self, event)]
         if not applied and not self._fresh:
             self.turns -= 1
             self.header = before  # what is not recorded must not be inherited by the next turn
@@ -206,23 +201,9 @@ class Run:
 
     # --- what happens outside -------------------------------------------------
 
-    def wanted(self, event: Incoming) -> bool:
-        """Tell whether the run waits for this event; what comes twice or too late is not wanted."""
-        match event:
-            case ActivityCompleted() | ActivityFailed():
-                return event.seq in self.activities
-            case ActivityAttemptFailed(seq=seq, attempt=attempt):
-                return seq in self.activities and self.activities[seq].attempt == attempt
-            case TimerFired(seq=seq):
-                return seq in self.timers
-            case SignalReceived():
-                return event.id not in self.message_ids
-            case WorkflowExecutionCancelRequested():
-                return self.cancel_reason is None
-            case WorkflowExecutionStarted():
-                return self._main is None
-
-    def _started(self, event: WorkflowExecutionStarted) -> None:
+    def _started(self, event: WorkflowExecutionStarted) -> bool:
+        if self._main is not None:
+            return False
         if event.workflow != self.definition.name:
             message = f"{self.info.id} runs workflow {event.workflow}, not {self.definition.name}"
             raise UnknownWorkflowError(message)
@@ -231,18 +212,22 @@ class Run:
         self.loop.hash = entropy.hash_base(event.seed)  # differs between runs and agrees between replays
         self._main = self.loop.create_task(self._run_main(event.input), name="main", context=contextvars.Context())
         self._fresh = True
+        return True
 
     async def _run_main(self, payload: msgspec.Raw) -> Any:
         args, kwargs = self.definition.signature.decode_call(payload)
         return await self.definition.function(*args, **kwargs)
 
-    def _cancel_requested(self, event: WorkflowExecutionCancelRequested) -> None:
+    def _cancel_requested(self, event: WorkflowExecutionCancelRequested) -> bool:
+        if self.cancel_reason is not None:
+            return False
         self.cancel_reason = event.reason
         assert self._main is not None
         if logic.LogicFlag.CANCEL_AFTER_FIRST_STEP in self._flags:
             self.loop.call_soon(self._main.cancel)
         else:
             self._main.cancel()
+        return True
 
     def identity(self) -> RunInfo:
         """Return what the run knows about itself.
@@ -376,7 +361,7 @@ _TEARDOWN_ROUNDS = 8
 _CLOSING = frozenset(get_args(Closing))
 _FROM_OUTSIDE = (WorkflowExecutionTerminated, WorkflowExecutionTimedOut)
 
-_APPLY: dict[type, Callable[[Run, Any], None]] = {
+_APPLY: dict[type, Callable[[Run, Any], bool]] = {
     WorkflowExecutionStarted: Run._started,  # noqa: SLF001
     WorkflowExecutionCancelRequested: Run._cancel_requested,  # noqa: SLF001
     SignalReceived: signal.received,
@@ -385,6 +370,7 @@ _APPLY: dict[type, Callable[[Run, Any], None]] = {
     ActivityFailed: activity.failed,
     TimerFired: timer.fired,
 }
+"""What each incoming event does; False when the run does not wait for it: what comes twice or too late."""
 
 
 def current() -> Run | None:

@@ -66,7 +66,7 @@ class Flusher:
 
     @property
     def crowded(self) -> bool:
-        """Whether turns are about to be written: some wait, or those of so many runs are under way that more will be."""
+        """Whether turns are about to be written: some wait, or so many are under way that more will."""
         return bool(self._waiting) or self._moving >= FEW // 2
 
     @property

@@ -53,11 +53,12 @@ def place(site: Site, run: Run, decision: Decision, remote: AbstractSet[int], *,
     """
     if everything:
         waiting = [pending for pending in run.activities.values() if pending.seq not in remote]
-    elif decision.commands:
-        scheduled = (command.seq for command in decision.commands if type(command) is ActivityScheduled)
-        waiting = [run.activities[seq] for seq in scheduled if seq in run.activities]
     else:
-        return NOWHERE
+        waiting = [
+            pending
+            for command in decision.commands
+            if type(command) is ActivityScheduled and (pending := run.activities.get(command.seq)) is not None
+        ]
     if not waiting and not remote:
         return NOWHERE
     here: list[int] = []

@@ -26,6 +26,7 @@ from perdure.model.runs import (
     Park,
     Release,
     RunId,
+    RunState,
 )
 from perdure.telemetry.tally import Now
 
@@ -54,6 +55,9 @@ hint can come, as behind PgBouncer, it looks more often."""
 RECOVER_POLL = 30.0
 SURVIVED = 60.0
 """Seconds after which a run that may have ended its last owners is not to blame for the end of this one."""
+
+
+_OUTCOMES = {state: state.name.lower() for state in RunState}
 
 
 class Tenure:
@@ -231,7 +235,7 @@ class Tenure:
     def _count(self, workflow: str, ending: Ending | None) -> None:
         tally = self.charge.tally
         if isinstance(ending, Close):
-            tally.closed[workflow][ending.state.name.lower()] += 1
+            tally.closed[workflow][_OUTCOMES[ending.state]] += 1
         elif isinstance(ending, Hold):
             tally.held[ending.reason] = tally.held.get(ending.reason, 0) + 1
 

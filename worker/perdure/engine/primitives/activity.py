@@ -76,26 +76,38 @@ def schedule(
     return future
 
 
-def completed(run: "Run", event: ActivityCompleted) -> None:
-    """Resolve the future with the decoded result; a result that does not fit raises where it is awaited."""
-    pending = run.activities.pop(event.seq)
+def completed(run: "Run", event: ActivityCompleted) -> bool:
+    """Resolve the future with the decoded result; a result that does not fit raises where it is awaited.
+
+    Like its siblings below False when nobody waits for it any more.
+    """
+    pending = run.activities.pop(event.seq, None)
+    if pending is None:
+        return False
     try:
         value = pending.future.result_reader.read(event.result, f"the result of activity {pending.name}")
     except ValueError as error:
         pending.future.set_exception(error)
     else:
         pending.future.set_result(value)
+    return True
 
 
-def failed(run: "Run", event: ActivityFailed) -> None:
+def failed(run: "Run", event: ActivityFailed) -> bool:
     """Raise where the activity is awaited."""
-    pending = run.activities.pop(event.seq)
+    pending = run.activities.pop(event.seq, None)
+    if pending is None:
+        return False
     pending.future.set_exception(ActivityError(pending.name, event.attempt, rebuild(event.failure)))
+    return True
 
 
-def attempt_failed(run: "Run", event: ActivityAttemptFailed) -> None:
+def attempt_failed(run: "Run", event: ActivityAttemptFailed) -> bool:
     """Remember which attempt comes next; the code is not told."""
-    pending = run.activities[event.seq]
+    pending = run.activities.get(event.seq)
+    if pending is None or pending.attempt != event.attempt:
+        return False
     pending.attempt = event.attempt + 1
     pending.retry_at = event.retry_at
     pending.last_failure = event.failure
+    return True

@@ -23,8 +23,11 @@ def mailbox(run: "Run", name: str) -> asyncio.Queue[msgspec.Raw]:
     return box
 
 
-def received(run: "Run", event: SignalReceived) -> None:
-    """Put the message into its mailbox."""
+def received(run: "Run", event: SignalReceived) -> bool:
+    """Put the message into its mailbox; False when it is there already."""
+    if event.id in run.message_ids:
+        return False
     if event.id:
         run.message_ids.add(event.id)
     mailbox(run, event.name).put_nowait(event.payload)
+    return True

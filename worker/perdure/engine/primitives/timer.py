@@ -32,8 +32,11 @@ def start(
     return handle
 
 
-def fired(run: "Run", event: TimerFired) -> None:
-    """Make the callback ready."""
-    handle = run.timers.pop(event.seq)
+def fired(run: "Run", event: TimerFired) -> bool:
+    """Make the callback ready; False when nobody waits for it any more."""
+    handle = run.timers.pop(event.seq, None)
+    if handle is None:
+        return False
     handle.fired = True
     run.loop.push(handle)
+    return True
