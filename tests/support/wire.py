@@ -24,11 +24,18 @@ class Wire(Proxy):
         super().__init__(dsn)
         self._refuses_options = refuses_options
         self._losing: bytes | None = None
+        self._halving: bytes | None = None
         self.refused = 0
+        self.halved = asyncio.Event()
+        """Set when the server has half of a pair."""
 
     def lose_answer_to(self, part: str) -> None:
         """Let the server carry out the next statement whose text has ``part``, and cut the line before its answer."""
         self._losing = part.encode()
+
+    def halve_pair_with(self, part: str) -> None:
+        """Of the next pair that is sent in one go, a statement whose text has ``part`` last, pass only the first on."""
+        self._halving = part.encode()
 
     async def has_lost(self) -> bool:
         """Tell whether an answer was lost."""
@@ -47,7 +54,7 @@ class Wire(Proxy):
         return startup
 
     async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
-        seen = False
+        seen = halving = False
         while True:
             head = await reader.readexactly(5)
             message = head + await reader.readexactly(struct.unpack("!i", head[1:])[0] - 4)
@@ -57,8 +64,13 @@ class Wire(Proxy):
             if message[:1] == b"B" and seen:
                 seen = False
                 doomed.set()
+            if message[:1] == b"P" and self._halving is not None and self._halving in message:
+                self._halving, halving = None, True
             writer.write(message)
             await writer.drain()
+            if message[:1] == b"E" and halving:
+                self.halved.set()
+                await asyncio.Event().wait()
 
     async def back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
         tail = b""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import psycopg
 import pytest
 
 from perdure.model.events import Turn, WorkflowExecutionStarted
 from perdure.model.runs import ClaimedRun, Committed, Lease, NewRun, RunId, Started
-from perdure.store.postgres import PostgresStore
+from perdure.store.postgres import PostgresStore, connection
 from tests.support.stores import NAMESPACE, PostgresStage, behaviour, commit, eventually, new_run, turn
 from tests.support.wire import Wire
 
@@ -149,6 +149,28 @@ async def test_a_start_survives_the_end_of_the_turn_that_it_goes_along_with(stag
         started = await start
         assert (started.created, started.taken) == (True, True)
         assert (await store.flush(crowd.lease, [commit(run_id, turn(2))]))[0].recorded
+
+
+@behaviour
+async def test_a_pair_of_which_the_server_has_half_keeps_nobody_from_taking_over(stage: PostgresStage) -> None:
+    async with AsyncExitStack() as stack:
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(connection, "TRANSACTION", 1)
+        wire = await stack.enter_async_context(Wire(stage.dsn))
+        store, crowd, run_id = await stack.enter_async_context(riders(stage, wire.dsn()))
+        other = await stage.worker("other")
+        wire.halve_pair_with("INSERT INTO perdure.run (")
+        going = asyncio.create_task(both(store, crowd, run_id, new_run("order-1")))
+        await wire.halved.wait()
+        await stage.execute("UPDATE perdure.worker SET expires_at = now() WHERE id = %s", crowd.lease.worker)
+
+        async def reaped() -> bool:
+            return (await asyncio.to_thread(stage.store.renew, other)).reaped
+
+        await eventually(reaped)
+        await stage.store.recover(other)
+        assert run_id in [run.info.run_id for run in await stage.store.claim(other, 10)]
+        going.cancel()
+        await asyncio.gather(going, return_exceptions=True)
 
 
 async def blocked(stage: PostgresStage) -> bool:

@@ -31,6 +31,8 @@ _PLANS = (
     "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off "
     "-c enable_material=off -c enable_bitmapscan=off -c jit=off"
 )
+# The server, too, finds out in seconds that we have vanished: until then it holds what we have locked.
+_KEEPALIVES = "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,8 @@ class Address:
 
     def with_plans(self) -> str:
         """Return the conninfo of a connection for the hot path."""
-        options = conninfo_to_dict(self.conninfo).get("options")
-        return make_conninfo(self.conninfo, options=f"{options} {_PLANS}" if options else _PLANS)
+        options = conninfo_to_dict(self.conninfo).get("options") or ""
+        return make_conninfo(self.conninfo, options=f"{options} {_PLANS} {_KEEPALIVES}".strip())
 
 
 def refuses_options(error: psycopg.Error) -> bool:

@@ -20,6 +20,7 @@ from psycopg.pq import PipelineStatus, TransactionStatus
 from perdure.errors import SchemaVersionError, StoreError
 from perdure.store.postgres import arrays
 from perdure.store.postgres.address import Address, refuses_options, unavailable
+from perdure.store.postgres.arrays import text
 from perdure.store.postgres.exchange import Exchange
 from perdure.store.postgres.queries import QUERIES, Query
 
@@ -30,6 +31,11 @@ PATIENCE = 15.0
 """Seconds for which a lane tries to reach its server again before it says that it cannot."""
 RIDE = 0.003
 """Seconds for which a statement waits for another one to go along with."""
+GIVES_UP = 170_000
+"""The first version of a server that gives up a transaction of which it has received only a part. Two statements that
+are sent together take locks when the first has arrived, and their sender may vanish or freeze at that moment."""
+TRANSACTION = 60
+"""Seconds after which it does."""
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 1.0
 
@@ -114,6 +120,7 @@ class Lane:
         self._connection: psycopg.AsyncConnection[Row] | None = None
         self._exchange: Exchange | None = None
         self._passenger: _Passenger | None = None
+        self._gives_up = False
 
     @property
     def at_hand(self) -> bool:
@@ -155,9 +162,12 @@ class Lane:
         """Run the query together with the next statement of this lane, in its transaction, and return its rows.
 
         None when it was not carried out: no statement came soon, another one rides with it, the two together were
-        refused, or a pooler is in the way. Raises `AnswerLostError` when the connection was lost.
+        refused, a pooler is in the way, or the server is older than `GIVES_UP`. Raises `AnswerLostError` when the
+        connection was lost.
         """
-        if self._passenger is not None or self._exchange is None:
+        if self._passenger is not None or self._exchange is None or self._connection is None:
+            return None
+        if self._connection.info.server_version < GIVES_UP:
             return None
         loop = asyncio.get_running_loop()
         passenger = self._passenger = _Passenger(QUERIES[name], parameters, loop.create_future())
@@ -201,6 +211,9 @@ class Lane:
         self._statements[passenger.query.name] += 1
         asked = query, _arguments(query, parameters)
         try:
+            if not self._gives_up:
+                await self._exchange.run(QUERIES["give_up"], [text(f"{TRANSACTION}s")])
+                self._gives_up = True
             rows, theirs = await self._exchange.run_together([asked, passenger.asked])
         except psycopg.Error as error:
             if self._connection.closed or isinstance(error, _GONE):
@@ -232,6 +245,7 @@ class Lane:
             return await self._connected()
         arrays.register(connection)
         self._connection = connection
+        self._gives_up = False
         self._exchange = Exchange(connection) if threshold is not None else None
         return connection
 

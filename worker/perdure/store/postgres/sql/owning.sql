@@ -303,3 +303,8 @@ UPDATE perdure.run SET takeovers = 0 WHERE id = ANY (:runs::bigint[]) AND owner 
 -- name: owned
 SELECT r.id FROM perdure.worker w LEFT JOIN perdure.run r ON r.owner = w.id AND r.state = 1
 WHERE w.id = :worker::bigint AND w.epoch = :epoch::bigint AND w.expires_at > clock_timestamp();
+
+-- name: give_up
+-- Of two statements that are sent together the first takes its locks when it arrives. Should the second never do so,
+-- the server gives both up after a while (it can from version 17 on).
+SELECT set_config('transaction_timeout', :longest::text, false);
