@@ -173,6 +173,19 @@ async def test_a_pair_of_which_the_server_has_half_keeps_nobody_from_taking_over
         await asyncio.gather(going, return_exceptions=True)
 
 
+@behaviour
+async def test_to_an_old_server_only_goes_a_pair_that_is_sent_at_once(stage: PostgresStage) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "GIVES_UP", 1_000_000)
+        async with riders(stage, stage.dsn) as (store, crowd, run_id):
+            _, small = await both(store, crowd, run_id, new_run("order-1"))
+            large = new_run("order-2", input=b'"' + b"x" * connection.ONE_SEND + b'"')
+            _, alone = await both(store, crowd, run_id, large, seq=3)
+            assert len(await transactions(stage, run_id, 2, small.run_id)) == 1
+            assert alone.created
+            assert len(await transactions(stage, run_id, 3, alone.run_id)) == 2
+
+
 async def blocked(stage: PostgresStage) -> bool:
     """Tell whether a statement waits for another one's transaction."""
     (row,) = await stage.execute("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")

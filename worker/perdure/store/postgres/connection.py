@@ -36,6 +36,9 @@ GIVES_UP = 170_000
 are sent together take locks when the first has arrived, and their sender may vanish or freeze at that moment."""
 TRANSACTION = 60
 """Seconds after which it does."""
+ONE_SEND = 16_384
+"""Bytes that the operating system takes at once: a sender that freezes has sent all of them or nothing. More than that
+goes to servers from `GIVES_UP` on only; one whose sender vanishes finds it out by itself."""
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 1.0
 
@@ -120,7 +123,7 @@ class Lane:
         self._connection: psycopg.AsyncConnection[Row] | None = None
         self._exchange: Exchange | None = None
         self._passenger: _Passenger | None = None
-        self._gives_up = False
+        self._limited = False
 
     @property
     def at_hand(self) -> bool:
@@ -162,12 +165,10 @@ class Lane:
         """Run the query together with the next statement of this lane, in its transaction, and return its rows.
 
         None when it was not carried out: no statement came soon, another one rides with it, the two together were
-        refused, a pooler is in the way, or the server is older than `GIVES_UP`. Raises `AnswerLostError` when the
+        refused, a pooler is in the way, or they are too large for an old server. Raises `AnswerLostError` when the
         connection was lost.
         """
-        if self._passenger is not None or self._exchange is None or self._connection is None:
-            return None
-        if self._connection.info.server_version < GIVES_UP:
+        if self._passenger is not None or self._exchange is None:
             return None
         loop = asyncio.get_running_loop()
         passenger = self._passenger = _Passenger(QUERIES[name], parameters, loop.create_future())
@@ -208,13 +209,17 @@ class Lane:
         """Run both; when they are refused, the passenger is left behind."""
         assert self._connection is not None
         assert self._exchange is not None
-        self._statements[passenger.query.name] += 1
-        asked = query, _arguments(query, parameters)
+        asked, theirs = (query, _arguments(query, parameters)), passenger.asked
+        gives_up = self._connection.info.server_version >= GIVES_UP
         try:
-            if not self._gives_up:
+            if not gives_up and sum(len(value or b"") for value in (*asked[1], *theirs[1])) > ONE_SEND:
+                passenger.settle(None)
+                return await self._exchange.run(*asked)
+            if gives_up and not self._limited:
                 await self._exchange.run(QUERIES["give_up"], [text(f"{TRANSACTION}s")])
-                self._gives_up = True
-            rows, theirs = await self._exchange.run_together([asked, passenger.asked])
+                self._limited = True
+            self._statements[passenger.query.name] += 1
+            rows, found = await self._exchange.run_together([asked, theirs])
         except psycopg.Error as error:
             if self._connection.closed or isinstance(error, _GONE):
                 passenger.lose()
@@ -224,7 +229,7 @@ class Lane:
         except BaseException:
             passenger.lose()
             raise
-        passenger.settle(theirs)
+        passenger.settle(found)
         return rows
 
     async def _connected(self) -> psycopg.AsyncConnection[Row]:
@@ -245,7 +250,7 @@ class Lane:
             return await self._connected()
         arrays.register(connection)
         self._connection = connection
-        self._gives_up = False
+        self._limited = False
         self._exchange = Exchange(connection) if threshold is not None else None
         return connection
 
