@@ -26,6 +26,7 @@ from perdure.store.postgres.queries import QUERIES, Query
 
 Row = tuple[Any, ...]
 Parameters = Mapping[str, object]
+Asked = tuple[Query, list[Any]]
 
 PATIENCE = 15.0
 """Seconds for which a lane tries to reach its server again before it says that it cannot."""
@@ -93,7 +94,7 @@ class _Passenger:
     rows: asyncio.Future[list[Row] | None]
 
     @property
-    def asked(self) -> tuple[Query, list[Any]]:
+    def asked(self) -> Asked:
         """What to run."""
         return self.query, _arguments(self.query, self.parameters)
 
@@ -198,28 +199,32 @@ class Lane:
         self._statements[query.name] += 1
         if self._exchange is not None:
             passenger, self._passenger = self._passenger, None
-            if passenger is not None:
-                return await self._run_with(passenger, query, parameters)
-            return await self._exchange.run(query, _arguments(query, parameters))
+            asked = query, _arguments(query, parameters)
+            if passenger is not None and not self._may_go_along(passenger, asked):
+                passenger.settle(None)
+                passenger = None
+            return await (self._exchange.run(*asked) if passenger is None else self._run_with(passenger, asked))
         async with psycopg.AsyncRawCursor(connection) as cursor:
             await cursor.execute(query.statement, _arguments(query, parameters), binary=True)
             return await cursor.fetchall() if cursor.description else []
 
-    async def _run_with(self, passenger: _Passenger, query: Query, parameters: Parameters) -> list[Row]:
+    @property
+    def _gives_up(self) -> bool:
+        return self._connection is not None and self._connection.info.server_version >= GIVES_UP
+
+    def _may_go_along(self, passenger: _Passenger, asked: Asked) -> bool:
+        return self._gives_up or sum(len(value or b"") for value in (*asked[1], *passenger.asked[1])) <= ONE_SEND
+
+    async def _run_with(self, passenger: _Passenger, asked: Asked) -> list[Row]:
         """Run both; when they are refused, the passenger is left behind."""
         assert self._connection is not None
         assert self._exchange is not None
-        asked, theirs = (query, _arguments(query, parameters)), passenger.asked
-        gives_up = self._connection.info.server_version >= GIVES_UP
         try:
-            if not gives_up and sum(len(value or b"") for value in (*asked[1], *theirs[1])) > ONE_SEND:
-                passenger.settle(None)
-                return await self._exchange.run(*asked)
-            if gives_up and not self._limited:
+            if self._gives_up and not self._limited:
                 await self._exchange.run(QUERIES["give_up"], [text(f"{TRANSACTION}s")])
                 self._limited = True
             self._statements[passenger.query.name] += 1
-            rows, found = await self._exchange.run_together([asked, theirs])
+            rows, found = await self._exchange.run_together([asked, passenger.asked])
         except psycopg.Error as error:
             if self._connection.closed or isinstance(error, _GONE):
                 passenger.lose()
