@@ -112,19 +112,22 @@ class _Passenger:
 class Lane:
     """One connection on the event loop. Statements wait for each other; use several lanes for several concerns.
 
-    ``hot`` lanes fix their plans; on others the server may plan statements by their values.
+    ``hot`` lanes fix their plans; on others the server may plan statements by their values. Two statements may `ride`
+    together on a lane of ``pairs``.
     """
 
-    def __init__(self, address: Address, pooler: Pooler, statements: Counter[str], *, hot: bool) -> None:
+    def __init__(
+        self, address: Address, pooler: Pooler, statements: Counter[str], *, hot: bool, pairs: bool = False
+    ) -> None:
         self._address = address
         self._pooler = pooler
         self._statements = statements
         self._hot = hot
+        self._pairs = pairs
         self._turn = asyncio.Lock()
         self._connection: psycopg.AsyncConnection[Row] | None = None
         self._exchange: Exchange | None = None
         self._passenger: _Passenger | None = None
-        self._limited = False
 
     @property
     def at_hand(self) -> bool:
@@ -169,6 +172,7 @@ class Lane:
         refused, a pooler is in the way, or they are too large for an old server. Raises `AnswerLostError` when the
         connection was lost.
         """
+        assert self._pairs
         if self._passenger is not None or self._exchange is None:
             return None
         loop = asyncio.get_running_loop()
@@ -220,9 +224,6 @@ class Lane:
         assert self._connection is not None
         assert self._exchange is not None
         try:
-            if self._gives_up and not self._limited:
-                await self._exchange.run(QUERIES["give_up"], [text(f"{TRANSACTION}s")])
-                self._limited = True
             self._statements[passenger.query.name] += 1
             rows, found = await self._exchange.run_together([asked, passenger.asked])
         except psycopg.Error as error:
@@ -255,8 +256,9 @@ class Lane:
             return await self._connected()
         arrays.register(connection)
         self._connection = connection
-        self._limited = False
         self._exchange = Exchange(connection) if threshold is not None else None
+        if self._exchange is not None and self._pairs and self._gives_up:
+            await self._exchange.run(QUERIES["give_up"], [text(f"{TRANSACTION}s")])
         return connection
 
     async def _lost(self, error: psycopg.Error) -> bool:

@@ -51,7 +51,7 @@ class PostgresStore(PostgresReads):
         self.statements: Counter[str] = Counter()
         pooler = Pooler(address)
         self._address = address
-        self._turns = Lane(address, pooler, self.statements, hot=True)
+        self._turns = Lane(address, pooler, self.statements, hot=True, pairs=True)
         self._starts = Lane(address, pooler, self.statements, hot=True)
         self._misc = Lane(address, pooler, self.statements, hot=True)
         super().__init__(Lane(address, pooler, self.statements, hot=False), self._turns, self._starts)
