@@ -73,8 +73,8 @@ class Campaign:
             await self._perform(stages, [()])
             sent = self.baseline.performance.sent
             await self._perform(stages, [(cut,) for cut in choose(sent)])
-            known = {name for times in sent.values() for name in times}
-            while more := list(self._brought_about(known)):
+            tried: Counter[tuple[str, Kind]] = Counter()
+            while more := list(self._brought_about(tried)):
                 await self._perform(stages, more)
         finally:
             await asyncio.to_thread(server.stop)
@@ -112,13 +112,23 @@ class Campaign:
         complaints = await asyncio.to_thread(judge, stage.dsn, performance)
         return Result(performance, complaints + ([performance.logs()] if complaints else []))
 
-    def _brought_about(self, known: set[str]) -> Iterator[Cuts]:
-        """Yield plans for statements that were sent only because of a cut: that cut, and then each cut of them."""
-        for result in [result for result in self.results if result.complete]:
-            for role, sent in result.performance.sent.items():
-                for name in sent.keys() - known:
-                    known.add(name)
-                    yield from ((*result.performance.cuts, Cut(Place(role, name, 1), kind)) for kind in Kind)
+    def _brought_about(self, tried: Counter[tuple[str, Kind]]) -> Iterator[Cuts]:
+        """Yield plans for statements that were sent only because of a cut: that cut, and then each cut of them.
+
+        A cut that brought a statement about by chance may not do so again; then it is the turn of the next that did.
+        """
+        usual = {name for times in self.baseline.performance.sent.values() for name in times}
+        brought: dict[str, list[tuple[Cuts, str]]] = {}
+        complete = [result.performance for result in self.results if result.complete]
+        for performance in sorted(complete, key=lambda performance: len(performance.cuts)):
+            for role, sent in performance.sent.items():
+                for name in sent.keys() - usual:
+                    brought.setdefault(name, []).append((tuple(performance.cuts), role))
+        for name, kind in product(brought, Kind):
+            if not self.made[name, kind] and tried[name, kind] < min(len(brought[name]), CHANCES):
+                cuts, role = brought[name][tried[name, kind]]
+                tried[name, kind] += 1
+                yield (*cuts, Cut(Place(role, name, 1), kind))
 
     def report(self) -> str:
         """Return what was done, in a few lines."""
