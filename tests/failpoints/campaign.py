@@ -165,5 +165,5 @@ def somewhere(sent: Sent) -> Iterator[Cut]:
             yield from (Cut(Place(role, name, nth), kind) for nth, kind in product(some, Kind))
 
 
-CHANCES: Final = 4
+CHANCES: Final = 6
 LANES: Final = int(os.environ.get("FAILPOINTS_LANES", "10"))

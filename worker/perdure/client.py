@@ -14,6 +14,7 @@ from time import time_ns
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, cast, overload
 
+from perdure.ending import end
 from perdure.errors import (
     RequestError,
     StoreError,
@@ -184,9 +185,7 @@ class Hints:
 
     async def stop(self) -> None:
         """Stop listening."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end([self._task])
 
     async def _listen(self) -> None:
         while True:

@@ -8,6 +8,7 @@ a worker beside it reports closed runs from memory, without a statement.
 import asyncio
 import logging
 
+from perdure.ending import end
 from perdure.errors import PayloadError, StoreError, WorkflowNotFoundError
 from perdure.model.events import ClosedFromOutside, Closing, Unreadable
 from perdure.model.runs import Hint, RunId
@@ -81,9 +82,7 @@ class Watcher:
 
     async def stop(self) -> None:
         """Stop watching; those who wait are cancelled."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end([self._task])
         for future in [future for waiting in self._waiting.values() for future in waiting]:
             future.cancel()
 

@@ -14,6 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from perdure.ending import end
 from perdure.errors import LeaseLostError, PayloadError, StoreError
 from perdure.model.runs import Commit, Committed, Lease
 from perdure.store.base import CommitRefusedError, Store
@@ -78,9 +79,7 @@ class Flusher:
     async def stop(self) -> None:
         """Forget what waits and let go of what is in flight."""
         self._forget()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end([self._task])
 
     @property
     def _moving(self) -> int:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from perdure.ending import end
 from perdure.errors import LeaseLostError, StoreUnavailableError
 from perdure.model.events import WorkflowExecutionStarted
 from perdure.model.policies import MICROSECONDS
@@ -142,9 +143,7 @@ class Tenure:
         self.polling = False
         for execution in self._executions.values():
             execution.leaving = True
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await end(self._loops)
         for execution in list(self._executions.values()):
             execution.abandon()
         await self.attempts.stop()

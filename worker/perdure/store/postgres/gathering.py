@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import psycopg
 
+from perdure.ending import end
 from perdure.errors import PayloadError
 
 BATCH = 500
@@ -88,9 +89,7 @@ class Gathering(Generic[A]):
 
     async def close(self) -> None:
         """Let go of what is in flight."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await end([self._task])
 
     async def _write_all(self) -> None:
         try:

@@ -13,6 +13,7 @@ from itertools import islice
 import msgspec
 import psycopg
 
+from perdure.ending import end
 from perdure.errors import StoreError
 from perdure.model.runs import Hint, WorkerId
 from perdure.store.postgres import arrays
@@ -102,8 +103,7 @@ class Hints:
                 yield hint
         finally:
             self._listeners.discard(queue)
-            pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
+            await end([pump])
 
     async def close(self) -> None:
         """Send what waits, if that goes at once."""
