@@ -7,6 +7,7 @@ than most of what our statements do.
 
 import asyncio
 import contextlib
+import select
 from collections.abc import Callable
 
 import psycopg
@@ -28,6 +29,8 @@ class Socket:
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._number = self._pgconn.socket
+        self._over = select.poll()
+        self._over.register(self._number, 0)  # its end and its errors are told unasked
         self._loop.add_reader(self._number, self._readable)
 
     def on_room(self, call: Callable[[], None]) -> None:
@@ -51,6 +54,10 @@ class Socket:
     def _readable(self) -> None:
         try:
             self._pgconn.consume_input()
+            # uvloop calls but once when the other end has hung up with data unread, and forgets the socket: what the
+            # server had still said comes before the news of its end.
+            while self._over.poll(0):
+                self._pgconn.consume_input()
         except psycopg.Error as error:
             self.close()
             self._lost(error)
