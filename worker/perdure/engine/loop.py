@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, NoReturn, Protocol, TypeVar
 
+import msgspec
+
 from perdure.errors import EngineFault, RunEvicted
 from perdure.model.policies import MICROSECONDS
 
@@ -29,18 +31,13 @@ HASH_STEP = 0x9E3779B97F4A7C15  # spreads consecutive numbers over a hash table
 HASHES = 0xFFFF_FFFF_FFFF
 
 
-class Handle:
+class Handle(msgspec.Struct, eq=False):
     """A callback that waits for its turn in the ready queue; quacks like `asyncio.Handle`."""
 
-    __slots__ = ("args", "callback", "context", "dropped")
-
-    def __init__(
-        self, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context | None
-    ) -> None:
-        self.callback = callback
-        self.args = args
-        self.context = contextvars.copy_context() if context is None else context
-        self.dropped = False
+    callback: Callable[..., Any]
+    args: tuple[Any, ...]
+    context: contextvars.Context
+    dropped: bool = False
 
     def cancel(self) -> None:
         """Never run the callback."""
@@ -51,33 +48,20 @@ class Handle:
         return self.dropped
 
 
-class TimerHandle(Handle):
+class TimerHandle(Handle, eq=False, kw_only=True):
     """A callback for later. Cancelling it before it fires is a command of its own."""
 
-    __slots__ = ("_cancel_timer", "fire_at", "fired", "seq")
-
-    def __init__(
-        self,
-        callback: Callable[..., Any],
-        args: tuple[Any, ...],
-        context: contextvars.Context | None,
-        *,
-        seq: int,
-        fire_at: int,
-        cancel_timer: Callable[[int], None],
-    ) -> None:
-        super().__init__(callback, args, context)
-        self.seq = seq
-        self.fire_at = fire_at
-        self.fired = False
-        self._cancel_timer = cancel_timer
+    seq: int
+    fire_at: int
+    cancel_timer: Callable[[int], None]
+    fired: bool = False
 
     def cancel(self) -> None:
         """Cancel the durable timer, unless it has fired."""
         if not self.dropped:
             self.dropped = True
             if not self.fired:
-                self._cancel_timer(self.seq)
+                self.cancel_timer(self.seq)
 
     def when(self) -> float:
         """Return the loop time at which the timer is due."""
@@ -85,14 +69,12 @@ class TimerHandle(Handle):
 
 
 class RunFuture(asyncio.Future[T]):
-    """A future with a hash that is the same on every replay."""
+    """A future with a hash that is the same on every replay. Whoever makes one gives it its ``ordinal``."""
 
-    def __init__(self, *, loop: "RunLoop") -> None:
-        super().__init__(loop=loop)
-        self._ordinal = loop.hash = (loop.hash + HASH_STEP) & HASHES
+    ordinal: int
 
     def __hash__(self) -> int:
-        return self._ordinal
+        return self.ordinal
 
 
 class RunTask(asyncio.Task[T]):
@@ -110,7 +92,7 @@ class Host(Protocol):
     """What a loop needs from its run."""
 
     def start_timer(
-        self, fire_at: int, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context | None
+        self, fire_at: int, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context
     ) -> TimerHandle:
         """Emit the command that starts a timer."""
 
@@ -207,7 +189,19 @@ class RunLoop(asyncio.AbstractEventLoop):
         try:
             if outer is not None:
                 turning[outer] = self
-            self._drain()
+            ready, host = self._ready, self.host
+            while ready:
+                handle = ready.popleft()
+                if handle.dropped:
+                    continue
+                try:
+                    handle.context.run(handle.callback, *handle.args)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # noqa: BLE001  # whatever it is, the host decides and the worker lives on
+                    host.broken_callback(error)
+                if host.fault is not None and host.stopped:
+                    break
         except RunEvicted:
             pass  # a watcher's, between two callbacks; the host has the fault
         finally:
@@ -219,21 +213,6 @@ class RunLoop(asyncio.AbstractEventLoop):
                 except RunEvicted:
                     pass  # delivered at the last moment
             asyncio_events._set_running_loop(outer)  # noqa: SLF001
-
-    def _drain(self) -> None:
-        ready, host = self._ready, self.host
-        while ready:
-            handle = ready.popleft()
-            if handle.dropped:
-                continue
-            try:
-                handle.context.run(handle.callback, *handle.args)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # noqa: BLE001  # whatever it is, the host decides and the worker lives on
-                host.broken_callback(error)
-            if host.fault is not None and host.stopped:
-                return
 
     def clear(self) -> None:
         """Forget every callback that has not run."""
@@ -249,7 +228,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> Handle:
         """Run the callback in this turn, after everything that is ready now."""
-        handle = Handle(callback, args, context)
+        handle = Handle(callback, args, contextvars.copy_context() if context is None else context)
         self._ready.append(handle)
         return handle
 
@@ -258,6 +237,7 @@ class RunLoop(asyncio.AbstractEventLoop):
     ) -> TimerHandle:
         """Start a durable timer of ``delay`` seconds."""
         fire_at = LATEST if delay * MICROSECONDS > LATEST else self.now + max(0, round(delay * MICROSECONDS))
+        context = contextvars.copy_context() if context is None else context
         return self.host.start_timer(min(fire_at, LATEST), callback, args, context)
 
     def call_at(  # type: ignore[override]
@@ -268,7 +248,9 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     def create_future(self) -> RunFuture[Any]:
         """Return a future of this run."""
-        return RunFuture(loop=self)
+        future: RunFuture[Any] = RunFuture(loop=self)
+        future.ordinal = self.hash = (self.hash + HASH_STEP) & HASHES
+        return future
 
     def create_task(  # type: ignore[override]  # an activity call is accepted too: see below
         self, coroutine: Generator[Any, None, T] | Coroutine[Any, Any, T] | asyncio.Future[T], **kwargs: Any

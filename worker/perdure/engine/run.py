@@ -154,7 +154,9 @@ class Run:
         self._step()
         visible, self.visible = self.visible, None
         commands = tuple(self._commands)
-        closing = cast("Closing", commands[-1]) if commands and type(commands[-1]) in _CLOSING else None
+        closing: Closing | None = None
+        if self.closed and commands and type(commands[-1]) in _CLOSING:
+            closing = cast("Closing", commands[-1])
         turn = Turn(self.turns - 1, headers.difference(before, self.header), (*applied, *commands))
         return Decision(turn, commands, closing, visible)
 
@@ -173,10 +175,10 @@ class Run:
     def _step(self) -> None:
         self._fresh = False
         self.loop.run_ready()
-        if self.fault is None and self._main is not None and self._main.done() and not self.closed:
-            self._close(self._main)
         if self.fault is not None:
             raise self.fault
+        if self._main is not None and self._main.done() and not self.closed:
+            self._close(self._main)
 
     def _close(self, main: RunTask[Any]) -> None:
         self.closed = True
@@ -184,6 +186,7 @@ class Run:
             self.emit(self._closing(main))
         except RunEvicted:
             assert self.fault is not None
+            raise self.fault from None
 
     def _closing(self, main: RunTask[Any]) -> Closing:
         if main.cancelled():
@@ -272,7 +275,7 @@ class Run:
             raise RunEvicted
 
     def start_timer(
-        self, fire_at: int, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context | None
+        self, fire_at: int, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context
     ) -> TimerHandle:
         """Emit the command that starts a timer."""
         return timer.start(self, fire_at, callback, args, context)

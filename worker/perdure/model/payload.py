@@ -78,12 +78,12 @@ class Reader:
 
     def __init__(self, wanted: Any) -> None:
         self.wanted = wanted
-        self._decoder = _decoder_for(wanted)
+        self._decode = _decoder_for(wanted).decode
 
     def read(self, raw: msgspec.Raw | bytes, what: str) -> Any:
         """Return the value; raise `PayloadError` naming ``what`` when it does not fit the type."""
         try:
-            return self._decoder.decode(raw)
+            return self._decode(raw)
         except (msgspec.MsgspecError, NotImplementedError, ValueError, TypeError) as error:
             message = f"{what} does not fit its declared type: {error}"
             raise PayloadError(message) from error
@@ -107,6 +107,8 @@ class Signature:
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.name = name
+        self.words_of_input = f"the input of {name}"
+        self.words_of_result = f"the result of activity {name}"
         self._signature = inspect.signature(function)
         parameters = list(self._signature.parameters.values())
         for parameter in parameters:
@@ -115,6 +117,7 @@ class Signature:
                 raise DefinitionError(message)
         hints = _hints(function, name)
         self.names = [parameter.name for parameter in parameters]
+        self._count = len(parameters)
         self._by_name_only = any(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
         fields = [_field(parameter, hints.get(parameter.name, Any)) for parameter in parameters]
         try:
@@ -129,16 +132,16 @@ class Signature:
 
     def encode_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> msgspec.Raw:
         """Return the input of a call; raise `TypeError` as Python would when the arguments do not bind."""
-        if kwargs or self._by_name_only or len(args) != len(self.names):
+        if kwargs or self._by_name_only or len(args) != self._count:
             try:
                 bound = self._signature.bind(*args, **kwargs)
             except TypeError as error:
                 message = f"{self.name}(): {error}"
                 raise TypeError(message) from None
             if self._by_name_only or len(bound.arguments) > len(bound.args):
-                return encode(dict(bound.arguments), f"the input of {self.name}")
+                return encode(dict(bound.arguments), self.words_of_input)
             args = bound.args
-        return encode(args, f"the input of {self.name}")
+        return encode(args, self.words_of_input)
 
     def decode_call(self, raw: msgspec.Raw) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return positional and keyword arguments; raise `PayloadError` when the input does not fit."""

@@ -86,29 +86,25 @@ class Slots:
         self.free += 1
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """One attempt, waiting for a slot or under way. Reports its verdict exactly once, or never when cancelled.
 
     It is the `ActivityContext` of the function that it calls.
     """
 
-    __slots__ = (
-        "_activity", "_began", "_details", "_done", "_job", "_last_beat", "_loop", "_owner", "_slots", "_task",
-        "_timers", "cancelled", "over",
-    )  # fmt: skip
-
-    def __init__(self, owner: "Attempts", activity: Activity[..., Any], slots: Slots, job: Job, done: Done) -> None:
-        self._owner = owner
-        self._activity = activity
-        self._slots = slots
-        self._job = job
-        self._done = done
-        self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[None] | None = None
-        self._timers: list[asyncio.TimerHandle] = []
-        self._last_beat = self._began = 0.0
-        self._details: Any = None
-        self.over = self.cancelled = False
+    _owner: "Attempts"
+    _activity: Activity[..., Any]
+    _slots: Slots
+    _job: Job
+    _done: Done
+    _loop: asyncio.AbstractEventLoop
+    _task: asyncio.Task[None] | None = None
+    _timers: list[asyncio.TimerHandle] = []
+    _last_beat: float = 0.0
+    _began: float = 0.0
+    _details: Any = None
+    over: bool = False
+    cancelled: bool = False
 
     @property
     def info(self) -> ActivityInfo:
@@ -126,7 +122,8 @@ class Attempt:
             self._last_beat = self._loop.time()
             self._watch_heartbeat(options.heartbeat_timeout)
         run = self._run_async() if self._activity.is_async else self._run_in_thread()
-        self._task = self._loop.create_task(run, name=f"activity {info.workflow_id}/{info.seq} {info.name}")
+        # Not the event loop's task factory: an eager one would begin the attempt in the middle of what goes on here.
+        self._task = asyncio.Task(run, loop=self._loop, name=f"activity {info.workflow_id}/{info.seq} {info.name}")
 
     def cancel(self) -> None:
         """Stop without a verdict. A thread is told and left to end by itself."""
@@ -187,13 +184,13 @@ class Attempt:
 
     def _report_result(self, value: Any) -> None:
         try:
-            what = f"the result of activity {self._job.info.name}"
-            result = encode(value, what)
-            check_size(result, what, self._owner.payload_limit)
+            result = encode(value, self._activity.signature.words_of_result)
+            check_size(result, self._activity.signature.words_of_result, self._owner.payload_limit)
         except PayloadError as error:
             self._report_error(error)
         else:
-            self._report(ActivityCompleted(self._job.info.seq, result, self._job.info.attempt))
+            info = self._job.info
+            self._report(ActivityCompleted(info.seq, result, info.attempt))
 
     def _report_error(self, error: BaseException) -> None:
         if not self.over:
@@ -217,8 +214,9 @@ class Attempt:
 
     def _finish(self) -> None:
         self.over = self.cancelled = True
-        for handle in self._timers:
-            handle.cancel()
+        if self._timers:
+            for handle in self._timers:
+                handle.cancel()
         self._owner.under_way.pop((self._job.info.run_id, self._job.info.seq), None)
 
     def beat(self, details: Any) -> None:
@@ -254,6 +252,7 @@ class Attempts:
         self.payload_limit = limits.payload
         self.on_free: Callable[[], None] = lambda: None
         self.may_begin: Callable[[], bool] = lambda: True
+        self._loop = asyncio.get_running_loop()
         self.under_way: dict[tuple[int, int], Attempt] = {}
         """By run and step, also those that wait for a slot."""
 
@@ -272,7 +271,8 @@ class Attempts:
         """Make the attempt as soon as a slot is free, then call ``done`` once."""
         activity = self.activities[job.info.name]
         slots = self.slots[activity.is_async]
-        attempt = self.under_way[job.info.run_id, job.info.seq] = Attempt(self, activity, slots, job, done)
+        attempt = Attempt(self, activity, slots, job, done, self._loop)
+        self.under_way[job.info.run_id, job.info.seq] = attempt
         slots.enter(attempt)
 
     def cancel(self, run_id: int, seq: int) -> None:

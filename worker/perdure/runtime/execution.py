@@ -193,7 +193,8 @@ class Execution:
             ending = Release()
         else:
             placed = place(self.home, run, decision, self._remote, everything=everything)
-            self._remote.update(task.seq for task in placed.tasks)
+            if placed.tasks:
+                self._remote.update(task.seq for task in placed.tasks)
         self._add_timers(decision)
         commit = Commit(
             run_id=self.info.run_id,
@@ -257,7 +258,7 @@ class Execution:
             pending = run.activities.get(seq)
             if pending is None:
                 continue
-            if pending.retry_at > self.home.clock.now():
+            if pending.retry_at and pending.retry_at > self.home.clock.now():
                 heapq.heappush(self._agenda, (pending.retry_at, seq))
             else:
                 self._start(pending)
@@ -288,7 +289,8 @@ class Execution:
             retry_at = self.home.clock.now() + round(verdict.delay * MICROSECONDS)
             self._post(ActivityAttemptFailed(seq, job.info.attempt, verdict.failure, retry_at))
         else:
-            self._details.pop(seq, None)
+            if self._details:
+                self._details.pop(seq, None)
             self._post(verdict)
 
     # --- waiting -------------------------------------------------------------------

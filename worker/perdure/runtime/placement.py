@@ -51,40 +51,28 @@ def place(site: Site, run: Run, decision: Decision, remote: AbstractSet[int], *,
 
     ``remote`` holds the ``seq`` that have a row in the task table already.
     """
-    if everything:
-        waiting = [pending for pending in run.activities.values() if pending.seq not in remote]
-    else:
-        waiting = [
-            pending
-            for command in decision.commands
-            if type(command) is ActivityScheduled and (pending := run.activities.get(command.seq)) is not None
-        ]
-    if not waiting and not remote:
-        return NOWHERE
     here: list[int] = []
     tasks: list[NewTask] = []
-    planned = {True: 0, False: 0}
-    for pending in waiting:
+    planned = dict.fromkeys(site.attempts.slots.values(), 0)
+    scheduled = [command.seq for command in decision.commands if type(command) is ActivityScheduled]
+    for seq in run.activities if everything else scheduled:
+        pending = run.activities.get(seq)
+        if pending is None or (everything and seq in remote):
+            continue
         queue = pending.options.queue or run.info.queue
-        if _fits(site, pending, queue, planned):
-            here.append(pending.seq)
+        activity = site.attempts.activities.get(pending.name) if queue in site.queues else None
+        slots = site.attempts.slots[activity.is_async] if activity is not None else None
+        if slots is not None and planned[slots] < slots.free - len(slots.queue) + BACKLOG * slots.places:
+            planned[slots] += 1
+            here.append(seq)
         else:
             tasks.append(_task(pending, queue, site.clock.now()))
     if not remote:
+        if not here and not tasks:
+            return NOWHERE
         return Placed(tuple(here), tuple(tasks))
     cancelled = (command.seq for command in decision.commands if isinstance(command, ActivityCancelRequested))
     return Placed(tuple(here), tuple(tasks), tuple(seq for seq in cancelled if seq in remote))
-
-
-def _fits(site: Site, pending: PendingActivity, queue: str, planned: dict[bool, int]) -> bool:
-    activity = site.attempts.activities.get(pending.name)
-    if activity is None or queue not in site.queues:
-        return False
-    slots = site.attempts.slots[activity.is_async]
-    if planned[activity.is_async] >= slots.free - len(slots.queue) + BACKLOG * slots.places:
-        return False
-    planned[activity.is_async] += 1
-    return True
 
 
 def _task(pending: PendingActivity, queue: str, now: int) -> NewTask:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from perdure.engine.loop import RunFuture
+from perdure.engine.loop import HASH_STEP, HASHES, RunFuture
 from perdure.errors import ActivityError
 from perdure.model.events import (
     ActivityAttemptFailed,
@@ -70,8 +70,12 @@ def schedule(
     if len(payload) > run.payload_limit:
         run.check_size(payload, f"the input of activity {name}")
     run.emit(ActivityScheduled(seq, name, payload, queue))
-    future = ActivityFuture(loop=run.loop)
-    future.run, future.seq, future.result_reader = run, seq, result
+    loop = run.loop
+    future = ActivityFuture(loop=loop)
+    future.ordinal = loop.hash = (loop.hash + HASH_STEP) & HASHES
+    future.run = run
+    future.seq = seq
+    future.result_reader = result
     run.activities[seq] = PendingActivity(seq, name, payload, options, future)
     return future
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def start(
-    run: "Run", fire_at: int, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context | None
+    run: "Run", fire_at: int, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context
 ) -> TimerHandle:
     """Emit the command and return the handle. The recorded time counts, so that replay keeps the first promise."""
     seq = run.next_seq()

@@ -18,8 +18,6 @@ from perdure.errors import PayloadError
 _HEADER = struct.Struct("!iiIii")  # dimensions, whether there are nulls, type of the elements, length, lower bound
 _EMPTY = struct.Struct("!iiI")
 _SIZE = struct.Struct("!i")
-_INT4 = struct.Struct("!ii")
-_INT8 = struct.Struct("!iq")
 _NULL = _SIZE.pack(-1)
 
 
@@ -118,12 +116,12 @@ def text(value: str | None) -> Text | None:
 
 def int4s(values: Sequence[int | None]) -> Int4s:
     """Pack numbers of 32 bits and NULLs."""
-    return Int4s(_array(23, values, [_NULL if value is None else _INT4.pack(4, value) for value in values]))
+    return Int4s(_numbers(23, 4, "i", values))
 
 
 def int8s(values: Sequence[int | None]) -> Int8s:
     """Pack numbers of 64 bits and NULLs."""
-    return Int8s(_array(20, values, [_NULL if value is None else _INT8.pack(8, value) for value in values]))
+    return Int8s(_numbers(20, 8, "q", values))
 
 
 def byteas(values: Sequence[bytes | None]) -> Byteas:
@@ -143,6 +141,16 @@ def _utf8(value: str) -> bytes:
     except UnicodeEncodeError as error:
         message = f"half a character (a lone surrogate) cannot be stored in {value!r:.200}; remove it"
         raise PayloadError(message) from error
+
+
+def _numbers(oid: int, size: int, code: str, values: Sequence[int | None]) -> bytes:
+    """Pack numbers, all of them in one call if there is no NULL among them."""
+    if None in values:
+        one = struct.Struct("!i" + code)
+        return _array(oid, values, [_NULL if value is None else one.pack(size, value) for value in values])
+    pairs = [size] * (2 * len(values))
+    pairs[1::2] = values  # type: ignore[assignment]  # there is no NULL
+    return _array(oid, values, (struct.pack("!" + f"i{code}" * len(values), *pairs),))
 
 
 def _array(oid: int, values: Sequence[Any], elements: Iterable[bytes]) -> bytes:

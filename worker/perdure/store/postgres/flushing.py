@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import TypeVar
 
+import msgspec
 import psycopg
 from psycopg import errors
 
@@ -37,8 +38,7 @@ _SIZE = attrgetter("size")
 _REFUSALS = (psycopg.DataError, psycopg.IntegrityError, errors.ProgramLimitExceeded, PayloadError, struct.error)
 
 
-@dataclass(slots=True)
-class _Item:
+class _Item(msgspec.Struct):
     """A commit with its place in the call and its bytes."""
 
     place: int
@@ -156,7 +156,10 @@ def _refusal(commit: Commit, error: BaseException) -> PayloadError:
 
 
 def _item(place: int, commit: Commit) -> _Item:
-    turn, outside = (None, ()) if commit.turn is None else codec.encode_apart(commit.turn, records.LARGE)
+    turn: bytes | None = None
+    outside: Sequence[bytes] = ()
+    if commit.turn is not None:
+        turn, outside = codec.encode_apart(commit.turn, records.LARGE)
     ending = commit.ending
     outcome = records.encode_outcome(ending.outcome) if type(ending) is Close else None
     size = len(turn or b"") + len(outcome or b"")
@@ -200,7 +203,7 @@ def _turn_arrays(items: Sequence[_Item]) -> dict[str, object]:
     """Return one array a column. A column without a value is an empty array: ``unnest`` fills it up with NULLs."""
     return {
         "runs": int8s([item.commit.run_id for item in items]),
-        "seqs": int4s([None if item.commit.turn is None else item.commit.turn.seq for item in items]),
+        "seqs": int4s([None if (turn := item.commit.turn) is None else turn.seq for item in items]),
         "turns": byteas([item.turn for item in items]),
         "endings": int4s(_column([None if (end := item.commit.ending) is None else _state(end) for item in items])),
         "outcomes": byteas(_column([item.outcome for item in items])),
