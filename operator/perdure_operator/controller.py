@@ -10,6 +10,7 @@ run of a name, so a name must not change hands in between.
 import asyncio
 import contextlib
 import logging
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -256,7 +257,7 @@ class Controller:
                 logger.info("%s/%s is terminated: %s", run.namespace, run.id, action.reason)
                 continue
             if isinstance(action, Cancel):
-                event = WorkflowExecutionCancelRequested(action.reason)
+                event = WorkflowExecutionCancelRequested(action.reason, uuid.uuid4().hex)
                 await store.deliver(run.namespace, run.id, event)
                 logger.info(
                     "%s/%s is asked to cancel: %s", run.namespace, run.id, action.reason, extra=_about(job, run)

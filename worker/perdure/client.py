@@ -109,7 +109,7 @@ class WorkflowHandle(Generic[R]):
 
     async def cancel(self, reason: str = "") -> None:
         """Ask the run to cancel: its code sees `asyncio.CancelledError` and may clean up."""
-        await self._client.deliver(self.id, WorkflowExecutionCancelRequested(reason))
+        await self._client.deliver(self.id, WorkflowExecutionCancelRequested(reason, uuid.uuid4().hex))
 
     async def terminate(self, reason: str = "") -> None:
         """Close the run now, without asking its code."""

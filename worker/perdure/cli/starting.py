@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 import os
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -212,7 +213,7 @@ async def _steer(client: Client, document: WorkflowInstance, run: RunSummary) ->
     if cancel is not None and cancel.mode == "Terminate":
         done, word = await store.terminate(run.namespace, run.id, reason), "terminated"
     elif cancel is not None and not run.cancel_requested:
-        request = WorkflowExecutionCancelRequested(reason)
+        request = WorkflowExecutionCancelRequested(reason, uuid.uuid4().hex)
         done, word = await store.deliver(run.namespace, run.id, request), "cancel requested"
     elif document.suspend != run.suspended and not run.cancel_requested:
         done = await store.suspend(run.namespace, run.id, suspended=document.suspend)

@@ -50,9 +50,10 @@ class WorkflowExecutionStarted(_Event, frozen=True, gc=False, tag="ws"):
 
 
 class WorkflowExecutionCancelRequested(_Event, frozen=True, gc=False, tag="wr"):
-    """Somebody asked the run to cancel; asyncio's cancellation reaches its main task."""
+    """Somebody asked the run to cancel; asyncio's cancellation reaches its main task. ``id`` is as for a signal."""
 
     reason: str = ""
+    id: str = ""
 
 
 class SignalReceived(_Event, frozen=True, gc=False, tag="sr"):

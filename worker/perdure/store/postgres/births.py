@@ -16,7 +16,7 @@ from perdure.model.runs import Hint, Lease, NewRun, RunId, Started
 from perdure.store import records
 from perdure.store.base import Beginning, Taker
 from perdure.store.postgres.arrays import Bytea, boolean, byteas, int4, int4s, int8, int8s, text, texts
-from perdure.store.postgres.connection import AnswerLostError, Lane, Lanes, Parameters, Row
+from perdure.store.postgres.connection import AnswerLostError, Lane, Lanes, Parameters, Row, look_first
 from perdure.store.postgres.gathering import Ask, Gathering
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.leasing import NOBODY, fence
@@ -120,7 +120,7 @@ class Births:
                     parameters["hint"] = text(payload)
                     rows = None if lost else await self._along(batch, name, parameters)
                     if rows is None:
-                        rows = await self._lanes.pick(len(batch)).fetch(name, parameters, on_repeat=_look_first)
+                        rows = await self._lanes.pick(len(batch)).fetch(name, parameters, on_repeat=look_first)
                 for birth in batch:
                     birth.hinted = payload is not None and birth.lease is None
                 break
@@ -145,10 +145,6 @@ class Births:
         made = {row[0] for row in rows}
         _settle(batch, rows)
         return [birth for place, birth in enumerate(batch, start=1) if place not in made]
-
-
-def _look_first() -> Parameters:
-    raise AnswerLostError
 
 
 def _settle(batch: Sequence[_Birth], rows: Sequence[Row]) -> None:

@@ -85,6 +85,11 @@ class AnswerLostError(Exception):
     """A statement may have been carried out."""
 
 
+def look_first() -> Parameters:
+    """Keep a lane from repeating a statement: its ``on_repeat`` for those that must look first."""
+    raise AnswerLostError
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Passenger:
     """A statement that goes along with the next one of a lane. ``rows`` is None when it was not carried out."""

@@ -7,17 +7,20 @@ What lives here: the packing of messages and their answers. What must not: the i
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from perdure.model import codec
-from perdure.model.events import Incoming, WorkflowExecutionCancelRequested
+from perdure.model.events import Incoming, SignalReceived, WorkflowExecutionCancelRequested
 from perdure.model.runs import Hint, RunId, RunState, WorkerId
 from perdure.store import records
 from perdure.store.postgres.arrays import boolean, byteas, int4s, texts
-from perdure.store.postgres.connection import Lanes
+from perdure.store.postgres.connection import AnswerLostError, Lanes, look_first
 from perdure.store.postgres.gathering import Ask, Gathering
 
 Delivered = tuple[RunId | None, Hint]
 
 NOBODY: Delivered = (None, Hint())
+_NAMED = (SignalReceived, WorkflowExecutionCancelRequested)
 
 
 @dataclass(slots=True)
@@ -26,6 +29,8 @@ class _Message(Ask[Delivered]):
     instance: str
     cancel: bool
     body: bytes
+    mark: bytes | None
+    """What tells it from every other message; None: nothing does."""
 
     @property
     def size(self) -> int:
@@ -48,23 +53,45 @@ class Deliveries:
         """Put a message into the inbox of the open run; the run is None when there is no open one."""
         records.check_texts(namespace, instance)
         cancel = isinstance(event, WorkflowExecutionCancelRequested)
-        message = _Message(namespace, instance, cancel, codec.encode_message(event))
+        mark = msgspec.json.encode(event.id) if isinstance(event, _NAMED) and event.id else None
+        message = _Message(namespace, instance, cancel, codec.encode_message(event), mark)
         self._gathering.add(message)
         return await message.answer
 
     async def _write(self, batch: Sequence[_Message]) -> None:
-        instances = {(message.namespace, message.instance) for message in batch}
-        parameters = {
-            "namespaces": texts([message.namespace for message in batch]),
-            "instances": texts([message.instance for message in batch]),
-            "cancels": int4s([int(message.cancel) for message in batch]),
-            "bodies": byteas([message.body for message in batch]),
-            "several": boolean(len(instances) > 1),
-        }
-        rows = await self._lanes.pick(len(batch)).fetch("deliver", parameters)
-        found = {(row[0], row[1]): (RunId(row[2]), mail_hint(row[3], row[4], row[5])) for row in rows}
-        for one in batch:
-            one.settle(found.get((one.namespace, one.instance), NOBODY))
+        while batch:
+            instances = {(message.namespace, message.instance) for message in batch}
+            parameters = {
+                "cancels": int4s([int(message.cancel) for message in batch]),
+                "bodies": byteas([message.body for message in batch]),
+                "several": boolean(len(instances) > 1),
+                **_addresses(batch),
+            }
+            try:
+                rows = await self._lanes.pick(len(batch)).fetch("deliver", parameters, on_repeat=look_first)
+            except AnswerLostError:
+                batch = await self._undelivered(batch)
+                continue
+            found = {(row[0], row[1]): (RunId(row[2]), mail_hint(row[3], row[4], row[5])) for row in rows}
+            for one in batch:
+                one.settle(found.get((one.namespace, one.instance), NOBODY))
+            return
+
+    async def _undelivered(self, batch: Sequence[_Message]) -> list[_Message]:
+        """Settle the messages that an earlier try has delivered, whose runs may be closed by now; return the others."""
+        parameters = {**_addresses(batch), "marks": byteas([message.mark for message in batch])}
+        rows = await self._lanes.pick(len(batch)).fetch("delivered", parameters)
+        for place, run_id, owner, queue, state in rows:
+            batch[place - 1].settle((RunId(run_id), mail_hint(owner, queue, state)))
+        delivered = {row[0] for row in rows}
+        return [message for place, message in enumerate(batch, start=1) if place not in delivered]
+
+
+def _addresses(batch: Sequence[_Message]) -> dict[str, object]:
+    return {
+        "namespaces": texts([message.namespace for message in batch]),
+        "instances": texts([message.instance for message in batch]),
+    }
 
 
 def mail_hint(owner: int | None, queue: str, state: int) -> Hint:

@@ -155,6 +155,28 @@ WITH asked AS MATERIALIZED (
 )
 SELECT namespace, instance, id, owner, queue, state FROM told;
 
+-- name: delivered
+-- Which of these messages an earlier try has delivered, whatever became of their runs: each has an id of its own, which
+-- stands in the inbox until a turn consumes it, and in that turn ever after. An instance of the same id may be open now,
+-- for which the message was not meant.
+SELECT a.place, r.id, r.owner, r.queue, r.state
+FROM unnest(:namespaces::text[], :instances::text[], :marks::bytea[])
+    WITH ORDINALITY AS a (namespace, instance, mark, place)
+CROSS JOIN LATERAL (
+    SELECT id, owner, queue, state FROM perdure.run
+    WHERE namespace = a.namespace AND instance = a.instance AND closed_at IS NULL
+    UNION ALL
+    SELECT id, owner, queue, state FROM perdure.run
+    WHERE hashtext(instance) = hashtext(a.instance) AND closed_at IS NOT NULL
+      AND namespace = a.namespace AND instance = a.instance
+) r
+CROSS JOIN LATERAL (
+    SELECT FROM perdure.inbox WHERE run_id = r.id AND position(a.mark IN body) > 0
+    UNION ALL
+    SELECT FROM perdure.history WHERE run_id = r.id AND position(a.mark IN events) > 0
+    LIMIT 1
+) found;
+
 -- name: terminate
 -- Locks the row first: its owner and mail must be the ones that the lock protects. A turn that the owner flushes
 -- meanwhile takes the same place in the history; then the statement fails as a whole and the caller repeats.

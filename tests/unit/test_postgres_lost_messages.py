@@ -1,0 +1,82 @@
+"""A message whose answer was lost is delivered once, and never to another run than the one that was open then."""
+
+from __future__ import annotations
+
+import asyncio
+
+from perdure.model.events import Incoming, SignalReceived, WorkflowExecutionCancelRequested
+from perdure.store.postgres import PostgresStore
+from tests.support.stores import NAMESPACE, PostgresStage, behaviour, close, eventually, names, raw, turn
+from tests.support.wire import Wire
+
+SIGNAL = SignalReceived("approve", raw("true"), "5eb63bbbe01eeed093cb22bb8f5acdc3")
+CANCEL = WorkflowExecutionCancelRequested("enough", "6f5902ac237024bdd0c176cb93063dc4")
+
+
+@behaviour
+async def test_a_signal_that_its_run_consumed_before_it_closed_is_delivered(stage: PostgresStage) -> None:
+    await deliver_to_a_run_that_closes(stage, SIGNAL)
+
+
+@behaviour
+async def test_a_request_to_cancel_that_its_run_consumed_before_it_closed_is_delivered(stage: PostgresStage) -> None:
+    await deliver_to_a_run_that_closes(stage, CANCEL)
+
+
+async def deliver_to_a_run_that_closes(stage: PostgresStage, message: Incoming) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    async with Wire(stage.dsn) as wire:
+        store = await PostgresStore.connect(wire.dsn())
+        wire.lose_answer_to("perdure.inbox")
+        delivery = asyncio.create_task(store.deliver(NAMESPACE, "order-1", message))
+        await eventually(wire.has_lost)
+        await wire.go_down()
+        await stage.flush(lease, run_id, turn(1, message), close(), consumed=1)
+        wire.come_up()
+        assert await delivery == run_id
+        await store.close()
+
+
+@behaviour
+async def test_a_repeated_message_does_not_reach_another_run_of_the_same_id(stage: PostgresStage) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    async with Wire(stage.dsn) as wire:
+        store = await PostgresStore.connect(wire.dsn())
+        wire.lose_answer_to("perdure.inbox")
+        delivery = asyncio.create_task(store.deliver(NAMESPACE, "order-1", CANCEL))
+        await eventually(wire.has_lost)
+        await wire.go_down()
+        await stage.flush(lease, run_id, turn(1, CANCEL), close(), consumed=1)
+        await stage.owned(lease)
+        wire.come_up()
+        assert await delivery == run_id
+        assert await stage.store.inbox(lease) == []
+        assert not (await stage.summary()).cancel_requested
+        await store.close()
+
+
+@behaviour
+async def test_a_message_that_was_delivered_is_not_put_into_the_inbox_a_second_time(stage: PostgresStage) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    async with Wire(stage.dsn) as wire:
+        store = await PostgresStore.connect(wire.dsn())
+        wire.lose_answer_to("perdure.inbox")
+        assert await store.deliver(NAMESPACE, "order-1", SIGNAL) == run_id
+        assert wire.lost == 1
+        assert names(await stage.store.inbox(lease)) == [(1, "approve")]
+        await store.close()
+
+
+@behaviour
+async def test_a_message_that_never_arrived_is_delivered_by_the_repeat(stage: PostgresStage) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    async with Wire(stage.dsn) as wire:
+        store = await PostgresStore.connect(wire.dsn())
+        await wire.cut()
+        assert await store.deliver(NAMESPACE, "order-1", SIGNAL) == run_id
+        assert names(await stage.store.inbox(lease)) == [(1, "approve")]
+        await store.close()
