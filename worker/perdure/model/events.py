@@ -154,9 +154,10 @@ class WorkflowExecutionCancelled(_Event, frozen=True, gc=False, tag="wx"):
 
 
 class WorkflowExecutionTerminated(_Event, frozen=True, gc=False, tag="wt"):
-    """Somebody closed the run from outside; its code was not asked."""
+    """Somebody closed the run from outside; its code was not asked. ``id`` is as for a signal."""
 
     reason: str = ""
+    id: str = ""
 
 
 class WorkflowExecutionTimedOut(_Event, frozen=True, gc=False, tag="wo"):

@@ -4,6 +4,8 @@ What lives here: free functions of a lane; each returns its answer and the hint 
 them together; `births` and `deliveries` have the rest.
 """
 
+import uuid
+
 import msgspec
 from psycopg import errors
 
@@ -11,7 +13,7 @@ from perdure.model.events import WorkflowExecutionTerminated
 from perdure.model.runs import Hint, RunId, WorkerId
 from perdure.store import records
 from perdure.store.postgres.arrays import Bytea, boolean, int8, text
-from perdure.store.postgres.connection import Lane, Parameters, Row
+from perdure.store.postgres.connection import AnswerLostError, Lane, Parameters, Row, look_first
 
 NOTHING = Hint()
 
@@ -34,23 +36,23 @@ class Repeated:
 async def terminate(lane: Lane, namespace: str, instance: str, reason: str) -> tuple[RunId | None, Hint]:
     """Close the open run; the last message in its inbox tells its owner."""
     records.check_texts(reason)
-    event = WorkflowExecutionTerminated(reason)
+    event = WorkflowExecutionTerminated(reason, uuid.uuid4().hex)
     parameters = {
         "namespace": text(namespace),
         "instance": text(instance),
         "outcome": Bytea(records.encode_outcome(event)),
         "event": Bytea(_encoder.encode(event)),
     }
-    repeated = Repeated(parameters)
-    rows: list[Row]
-    while True:
+    rows: list[Row] = []
+    while not rows:
         try:
-            rows = await lane.fetch("terminate", parameters, on_repeat=repeated.again)
+            rows = await lane.fetch("terminate", parameters, on_repeat=look_first)
             break
         except errors.UniqueViolation:
-            continue  # the owner recorded a turn at the same place in the same moment; the next try comes after it
-    if not rows and repeated.happened:
-        rows = await lane.fetch("terminated", parameters)  # by the try whose answer was lost
+            pass  # the owner recorded a turn at the same place in the same moment; the next try comes after it
+        except AnswerLostError:
+            # Another instance of the same id may be open by now, which nobody wants to end.
+            rows = await lane.fetch("terminated", parameters)
     if not rows:
         return None, NOTHING
     run_id, owner, changed = rows[0]

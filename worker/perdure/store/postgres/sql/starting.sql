@@ -223,6 +223,7 @@ WITH target AS MATERIALIZED (
 SELECT id, owner, key IS NOT NULL FROM target;
 
 -- name: terminated
+-- The outcome has the id of the request, so that it is the run which an earlier try of the same request has closed.
 SELECT id, NULL::bigint, key IS NOT NULL FROM perdure.run
 WHERE namespace = :namespace::text AND instance = :instance::text AND hashtext(instance) = hashtext(:instance::text)
   AND closed_at IS NOT NULL AND state = 13 AND outcome = :outcome::bytea

@@ -1,4 +1,4 @@
-"""A message whose answer was lost is delivered once, and never to another run than the one that was open then."""
+"""What is asked of a run happens once when the answer is lost, and to no other run than the one that was open then."""
 
 from __future__ import annotations
 
@@ -79,4 +79,33 @@ async def test_a_message_that_never_arrived_is_delivered_by_the_repeat(stage: Po
         await wire.cut()
         assert await store.deliver(NAMESPACE, "order-1", SIGNAL) == run_id
         assert names(await stage.store.inbox(lease)) == [(1, "approve")]
+        await store.close()
+
+
+@behaviour
+async def test_a_repeated_termination_does_not_end_another_run_of_the_same_id(stage: PostgresStage) -> None:
+    first = await stage.start()
+    async with Wire(stage.dsn) as wire:
+        store = await PostgresStore.connect(wire.dsn())
+        wire.lose_answer_to("perdure.inbox")
+        termination = asyncio.create_task(store.terminate(NAMESPACE, "order-1", "enough"))
+        await eventually(wire.has_lost)
+        await wire.go_down()
+        second = await stage.start()
+        wire.come_up()
+        assert await termination == first.run_id
+        assert (await stage.summary()).run_id == second.run_id
+        assert not (await stage.summary()).state.closed
+        await store.close()
+
+
+@behaviour
+async def test_a_termination_is_not_mistaken_for_an_earlier_one_of_the_same_reason(stage: PostgresStage) -> None:
+    await stage.start()
+    await stage.store.terminate(NAMESPACE, "order-1", "enough")
+    second = await stage.start()
+    async with Wire(stage.dsn) as wire:
+        store = await PostgresStore.connect(wire.dsn())
+        await wire.cut()
+        assert await store.terminate(NAMESPACE, "order-1", "enough") == second.run_id
         await store.close()
