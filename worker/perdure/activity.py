@@ -12,8 +12,9 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 import msgspec
 
+from perdure.engine.loop import running
 from perdure.engine.primitives.activity import schedule
-from perdure.engine.run import current
+from perdure.engine.run import Run
 from perdure.errors import DefinitionError, PerdureError
 from perdure.model.payload import Signature
 from perdure.model.policies import ActivityOptions, Duration, RetryPolicy, seconds
@@ -43,11 +44,11 @@ class Activity(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Schedule the activity (inside a workflow), or call the function (anywhere else)."""
-        run = current()
-        if run is None:
+        loop = running()
+        if loop is None:
             return cast("Coroutine[Any, Any, R]", self.function(*args, **kwargs))
         payload = self.signature.encode_call(args, kwargs)
-        future = schedule(run, self.name, payload, self.default_options, self.signature.result)
+        future = schedule(cast("Run", loop.host), self.name, payload, self.default_options, self.signature.result)
         return cast("Coroutine[Any, Any, R]", future)
 
     def options(

@@ -125,6 +125,8 @@ class Signature:
                 msgspec.defstruct(f"{name}_input", fields, array_like=True, forbid_unknown_fields=True)
             )
             self._named = _decoder_for(msgspec.defstruct(f"{name}_input", fields, forbid_unknown_fields=True))
+            types = tuple(hints.get(parameter.name, Any) for parameter in parameters)
+            self._complete = _decoder_for(tuple.__class_getitem__(types)).decode
         except TypeError as error:
             message = f"{name}: {error}"
             raise DefinitionError(message) from error
@@ -145,6 +147,11 @@ class Signature:
 
     def decode_call(self, raw: msgspec.Raw) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return positional and keyword arguments; raise `PayloadError` when the input does not fit."""
+        if not self._by_name_only:
+            try:
+                return self._complete(raw), {}
+            except (msgspec.MsgspecError, NotImplementedError, ValueError, TypeError):
+                pass  # by name, not all of them, or unfit: the long way finds out
         try:
             by_name = memoryview(raw)[0] == _OBJECT
             values = (self._named if by_name else self._positional).decode(raw)

@@ -16,7 +16,7 @@ from psycopg import errors
 
 from perdure.errors import PayloadError
 from perdure.model import codec
-from perdure.model.runs import Close, Commit, Committed, Ending, Hint, Hold, Lease, Park, RunState
+from perdure.model.runs import Close, Commit, Committed, Ending, Hint, Hold, Lease, Park, RunId, RunState
 from perdure.store import records
 from perdure.store.base import MOST_OF_A_TURN, CommitRefusedError, turn_too_large
 from perdure.store.postgres.arrays import byteas, int4s, int8s, text, texts
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 _RECORDED = Committed(recorded=True, ended=False)
 _CLOSED = Committed(recorded=True, ended=True)
-_RUN_ID = attrgetter("commit.run_id")
+_RUN_ID = attrgetter("run_id")
 _PLAIN = attrgetter("plain")
 _SIZE = attrgetter("size")
 _REFUSALS = (psycopg.DataError, psycopg.IntegrityError, errors.ProgramLimitExceeded, PayloadError, struct.error)
@@ -42,6 +42,7 @@ class _Item(msgspec.Struct):
     """A commit with its place in the call and its bytes."""
 
     place: int
+    run_id: RunId
     commit: Commit
     turn: bytes | None
     outside: Sequence[bytes]
@@ -137,7 +138,7 @@ async def flush(lane: Lane, hints: Hints, lease: Lease, commits: Sequence[Commit
     items.sort(key=_RUN_ID)  # everybody locks runs in this order
     for item in items:
         if item.size > MOST_OF_A_TURN:
-            flushed.refused[item.place] = turn_too_large(item.commit.run_id, item.size)
+            flushed.refused[item.place] = turn_too_large(item.run_id, item.size)
     for batch in _batches([item for item in items if item.place not in flushed.refused]):
         await flushed.write(batch)
     return flushed
@@ -172,9 +173,9 @@ def _item(place: int, commit: Commit) -> _Item:
         and not commit.tasks
         and not commit.dropped_tasks
     ):
-        return _Item(place, commit, turn, outside, outcome, size, plain=True)
+        return _Item(place, commit.run_id, commit, turn, outside, outcome, size, plain=True)
     size += sum(map(len, outside)) + sum(len(task.input) + len(task.options) for task in commit.tasks)
-    return _Item(place, commit, turn, outside, outcome, size, plain=False)
+    return _Item(place, commit.run_id, commit, turn, outside, outcome, size, plain=False)
 
 
 def _batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:
@@ -186,9 +187,9 @@ def _batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:
         return
     batch: list[_Item] = []
     size = 0
-    runs: set[int] = set()
+    runs: set[RunId] = set()
     for item in items:
-        run_id = item.commit.run_id
+        run_id = item.run_id
         if batch and (len(batch) == MOST_COMMITS or size + item.size > MOST_BYTES or run_id in runs):
             yield batch
             batch, size, runs = [], 0, set()
@@ -202,7 +203,7 @@ def _batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:
 def _turn_arrays(items: Sequence[_Item]) -> dict[str, object]:
     """Return one array a column. A column without a value is an empty array: ``unnest`` fills it up with NULLs."""
     return {
-        "runs": int8s([item.commit.run_id for item in items]),
+        "runs": int8s([item.run_id for item in items]),
         "seqs": int4s([None if (turn := item.commit.turn) is None else turn.seq for item in items]),
         "turns": byteas([item.turn for item in items]),
         "endings": int4s(_column([None if (end := item.commit.ending) is None else _state(end) for item in items])),
@@ -228,19 +229,19 @@ def _arrays(items: Sequence[_Item]) -> dict[str, object]:
 
 def _task_arrays(items: Sequence[_Item]) -> dict[str, object]:
     outside = [
-        (item.commit.run_id, item.commit.turn.seq, ordinal, data)
+        (item.run_id, item.commit.turn.seq, ordinal, data)
         for item in items
         if item.commit.turn is not None
         for ordinal, data in enumerate(item.outside, start=1)
     ]
     tasks = [
-        (item.commit.run_id, task)
+        (item.run_id, task)
         for item in items
         for task in item.commit.tasks
         # One statement cannot remove what it inserts: a task that is queued and dropped at once was never there.
         if task.seq not in item.commit.dropped_tasks
     ]
-    dropped = [(item.commit.run_id, seq) for item in items for seq in item.commit.dropped_tasks]
+    dropped = [(item.run_id, seq) for item in items for seq in item.commit.dropped_tasks]
     return {
         "payload_runs": int8s([row[0] for row in outside]),
         "payload_seqs": int4s([row[1] for row in outside]),
