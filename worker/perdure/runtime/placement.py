@@ -19,7 +19,7 @@ from perdure.model.events import ActivityCancelRequested, ActivityScheduled
 from perdure.model.policies import MICROSECONDS
 from perdure.model.runs import NewTask
 
-from .attempts import Attempts
+from .attempts import Attempts, Slots
 from .clock import StoreClock
 from .options import encode_options
 
@@ -53,17 +53,19 @@ def place(site: Site, run: Run, decision: Decision, remote: AbstractSet[int], *,
     """
     here: list[int] = []
     tasks: list[NewTask] = []
-    planned = dict.fromkeys(site.attempts.slots.values(), 0)
+    planned: dict[Slots, int] = {}
+    attempts = site.attempts
     scheduled = [command.seq for command in decision.commands if type(command) is ActivityScheduled]
     for seq in run.activities if everything else scheduled:
         pending = run.activities.get(seq)
         if pending is None or (everything and seq in remote):
             continue
         queue = pending.options.queue or run.info.queue
-        activity = site.attempts.activities.get(pending.name) if queue in site.queues else None
-        slots = site.attempts.slots[activity.is_async] if activity is not None else None
-        if slots is not None and planned[slots] < slots.free - len(slots.queue) + BACKLOG * slots.places:
-            planned[slots] += 1
+        activity = attempts.activities.get(pending.name) if queue in site.queues else None
+        slots = attempts.slots[activity.is_async] if activity is not None else None
+        already = planned.get(slots, 0) if slots is not None else 0
+        if slots is not None and already < slots.free - len(slots.queue) + BACKLOG * slots.places:
+            planned[slots] = already + 1
             here.append(seq)
         else:
             tasks.append(_task(pending, queue, site.clock.now()))

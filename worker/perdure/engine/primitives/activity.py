@@ -5,11 +5,11 @@ must not: running the activity; the runtime does that, from `PendingActivity`.
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from perdure.engine.loop import HASH_STEP, HASHES, RunFuture
+from perdure.engine.loop import HASH_STEP, HASHES, RunFuture, RunLoop
 from perdure.errors import ActivityError
 from perdure.model.events import (
     ActivityAttemptFailed,
@@ -39,6 +39,7 @@ class PendingActivity(msgspec.Struct):
     input: msgspec.Raw
     options: ActivityOptions
     future: "ActivityFuture"
+    result: Reader
     attempt: int = 1
     retry_at: int = 0
     last_failure: Failure | None = None
@@ -47,17 +48,16 @@ class PendingActivity(msgspec.Struct):
 class ActivityFuture(RunFuture[Any]):
     """What an activity call returns inside a workflow. Cancelling it asks for the activity's cancellation."""
 
-    run: "Run"
     seq: int
-    result_reader: Reader
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Stop waiting; the running attempt is told to stop."""
         if self.done():
             return False
-        if not self.run.tearing_down:
-            self.run.emit(ActivityCancelRequested(self.seq))
-            del self.run.activities[self.seq]
+        run = cast("Run", cast("RunLoop", self.get_loop()).host)
+        if not run.tearing_down:
+            run.emit(ActivityCancelRequested(self.seq))
+            del run.activities[self.seq]
         return super().cancel(msg)
 
 
@@ -73,10 +73,8 @@ def schedule(
     loop = run.loop
     future = ActivityFuture(loop=loop)
     future.ordinal = loop.hash = (loop.hash + HASH_STEP) & HASHES
-    future.run = run
     future.seq = seq
-    future.result_reader = result
-    run.activities[seq] = PendingActivity(seq, name, payload, options, future)
+    run.activities[seq] = PendingActivity(seq, name, payload, options, future, result)
     return future
 
 
@@ -89,7 +87,7 @@ def completed(run: "Run", event: ActivityCompleted) -> bool:
     if pending is None:
         return False
     try:
-        value = pending.future.result_reader.read(event.result, f"the result of activity {pending.name}")
+        value = pending.result.read(event.result, f"the result of activity {pending.name}")
     except ValueError as error:
         pending.future.set_exception(error)
     else:
