@@ -24,7 +24,12 @@ from hypothesis.stateful import (
 )
 
 from perdure.errors import LeaseLostError
-from perdure.model.events import Failure, TurnHeader, WorkflowExecutionCancelRequested
+from perdure.model.events import (
+    Failure,
+    TurnHeader,
+    WorkflowExecutionCancelRequested,
+    WorkflowExecutionTerminated,
+)
 from perdure.model.runs import (
     Commit,
     Ending,
@@ -69,7 +74,7 @@ STORED_TIMES = {"created_at", "deadline", "now"}
 
 
 def plain(value: Any) -> Any:
-    """Return an answer without what may differ: times that the store chose, and epochs."""
+    """Return an answer without what may differ: times and ids that the store chose, and epochs."""
     if isinstance(value, LeaseLostError):
         return "lease lost"
     if isinstance(value, datetime):
@@ -81,6 +86,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, msgspec.Raw):
         return bytes(value)
     names = value.__struct_fields__ if isinstance(value, msgspec.Struct) else ()
+    names = ("reason",) if isinstance(value, WorkflowExecutionTerminated) else names
     names = tuple(field.name for field in fields(value)) if is_dataclass(value) else names
     if names:
         return type(value).__name__, {
