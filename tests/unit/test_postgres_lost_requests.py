@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from perdure.model.events import Incoming, SignalReceived, WorkflowExecutionCancelRequested
 from perdure.store.postgres import PostgresStore
 from tests.support.stores import NAMESPACE, PostgresStage, behaviour, close, eventually, names, raw, turn
 from tests.support.wire import Wire
+
+T = TypeVar("T")
 
 SIGNAL = SignalReceived("approve", raw("true"), "5eb63bbbe01eeed093cb22bb8f5acdc3")
 CANCEL = WorkflowExecutionCancelRequested("enough", "6f5902ac237024bdd0c176cb93063dc4")
@@ -26,35 +30,45 @@ async def test_a_request_to_cancel_that_its_run_consumed_before_it_closed_is_del
 async def deliver_to_a_run_that_closes(stage: PostgresStage, message: Incoming) -> None:
     lease = await stage.worker()
     run_id = await stage.owned(lease)
+
+    async def consume() -> None:
+        await stage.flush(lease, run_id, turn(1, message), close(), consumed=1)
+
+    assert await unanswered(stage, lambda store: store.deliver(NAMESPACE, "order-1", message), consume) == run_id
+
+
+async def unanswered(
+    stage: PostgresStage,
+    ask: Callable[[PostgresStore], Coroutine[Any, Any, T]],
+    meanwhile: Callable[[], Coroutine[Any, Any, object]],
+) -> T:
+    """Ask, lose the answer, do something before the repeat, and return what the repeat says."""
     async with Wire(stage.dsn) as wire:
         store = await PostgresStore.connect(wire.dsn())
         wire.lose_answer_to("perdure.inbox")
-        delivery = asyncio.create_task(store.deliver(NAMESPACE, "order-1", message))
+        asked = asyncio.create_task(ask(store))
         await eventually(wire.has_lost)
         await wire.go_down()
-        await stage.flush(lease, run_id, turn(1, message), close(), consumed=1)
+        await meanwhile()
         wire.come_up()
-        assert await delivery == run_id
+        answer = await asked
         await store.close()
+        return answer
 
 
 @behaviour
 async def test_a_repeated_message_does_not_reach_another_run_of_the_same_id(stage: PostgresStage) -> None:
     lease = await stage.worker()
     run_id = await stage.owned(lease)
-    async with Wire(stage.dsn) as wire:
-        store = await PostgresStore.connect(wire.dsn())
-        wire.lose_answer_to("perdure.inbox")
-        delivery = asyncio.create_task(store.deliver(NAMESPACE, "order-1", CANCEL))
-        await eventually(wire.has_lost)
-        await wire.go_down()
+
+    async def consume_and_start_another() -> None:
         await stage.flush(lease, run_id, turn(1, CANCEL), close(), consumed=1)
         await stage.owned(lease)
-        wire.come_up()
-        assert await delivery == run_id
-        assert await stage.store.inbox(lease) == []
-        assert not (await stage.summary()).cancel_requested
-        await store.close()
+
+    asked = unanswered(stage, lambda store: store.deliver(NAMESPACE, "order-1", CANCEL), consume_and_start_another)
+    assert await asked == run_id
+    assert await stage.store.inbox(lease) == []
+    assert not (await stage.summary()).cancel_requested
 
 
 @behaviour
@@ -85,18 +99,11 @@ async def test_a_message_that_never_arrived_is_delivered_by_the_repeat(stage: Po
 @behaviour
 async def test_a_repeated_termination_does_not_end_another_run_of_the_same_id(stage: PostgresStage) -> None:
     first = await stage.start()
-    async with Wire(stage.dsn) as wire:
-        store = await PostgresStore.connect(wire.dsn())
-        wire.lose_answer_to("perdure.inbox")
-        termination = asyncio.create_task(store.terminate(NAMESPACE, "order-1", "enough"))
-        await eventually(wire.has_lost)
-        await wire.go_down()
-        second = await stage.start()
-        wire.come_up()
-        assert await termination == first.run_id
-        assert (await stage.summary()).run_id == second.run_id
-        assert not (await stage.summary()).state.closed
-        await store.close()
+    asked = unanswered(stage, lambda store: store.terminate(NAMESPACE, "order-1", "enough"), stage.start)
+    assert await asked == first.run_id
+    second = await stage.summary()
+    assert second.run_id != first.run_id
+    assert not second.state.closed
 
 
 @behaviour

@@ -214,9 +214,8 @@ class Attempt(msgspec.Struct, eq=False):
 
     def _finish(self) -> None:
         self.over = self.cancelled = True
-        if self._timers:
-            for handle in self._timers:
-                handle.cancel()
+        for handle in self._timers:
+            handle.cancel()
         self._owner.under_way.pop((self._job.info.run_id, self._job.info.seq), None)
 
     def beat(self, details: Any) -> None:
