@@ -11,7 +11,7 @@ import pytest
 from perdure.errors import RunEvicted
 from perdure.model.runs import Commit, Committed, Lease, Release, RunId, WorkerId
 from perdure.runtime import flush
-from perdure.runtime.flush import PATIENCE, Answer, Flusher
+from perdure.runtime.flush import CROWD, PATIENCE, Answer, Flusher
 from perdure.runtime.turns import SLICE, TurnQueue
 from perdure.store.memory import MemoryStore
 from perdure.telemetry.tally import Tally
@@ -111,6 +111,43 @@ async def test_the_next_group_is_written_before_the_last_one_is_told() -> None:
 
 
 @run_async
+async def test_a_third_of_a_crowd_is_a_group() -> None:
+    """Told first, they would join the others: everything would wait for the database, and then it for everything."""
+    bench = Bench()
+    bench.store.gate.clear()
+    told: list[int] = []
+
+    def note(answer: Answer) -> None:
+        told.append(len(bench.store.batches))
+        bench.keep(answer)
+
+    for _ in range(39):
+        bench.flusher.submit(commit(), note)
+    await asyncio.sleep(0)
+    bench.store.gate.set()
+    await bench.answered(39)
+    assert bench.store.batches == [26, 13]
+    assert told == [2] * 39
+
+
+@run_async
+async def test_runs_that_are_no_crowd_move_as_one_group() -> None:
+    bench = Bench()
+    again = [CROWD - 1]
+
+    def note(answer: Answer) -> None:
+        bench.keep(answer)
+        if again[0]:
+            again[0] -= 1
+            bench.turns.add(bench.turn)
+
+    for _ in range(CROWD - 1):
+        bench.flusher.submit(commit(), note)
+    await bench.answered(2 * (CROWD - 1))
+    assert bench.store.batches == [CROWD - 1, CROWD - 1]
+
+
+@run_async
 async def test_a_few_that_wait_are_told_first_and_written_with_what_follows() -> None:
     bench = Bench()
     bench.store.gate.clear()
@@ -133,8 +170,14 @@ async def test_what_the_first_answers_set_in_motion_begins_before_the_last_are_t
         if len(bench.answers) == 1:
             asyncio.get_running_loop().call_soon(lambda: begun.append(len(bench.answers)))
 
+    bench.store.gate.clear()
     for _ in range(2 * SLICE):
         bench.flusher.submit(commit(), note)
+    await asyncio.sleep(0)
+    bench.store.gate.set()  # for the first group; the second one is still in flight when the first is told
+    bench.store.gate.clear()
+    await bench.answered(1)
+    bench.store.gate.set()
     await bench.answered(2 * SLICE)
     assert bench.store.batches[0] > SLICE
     assert begun == [SLICE]

@@ -6,7 +6,7 @@ Executions submit, and are called back with the answer.
 There is no timer. Under load the runs fall into two groups: while the turns of one are being written, the other
 computes. A write waits until its group is complete, so that groups stay whole, and takes two thirds of all that moves
 at most, so that they become equal. It goes out before the group that was written last is told of it, so that the
-database has work meanwhile. A few runs are one group: two would be twice the commits.
+database has work meanwhile.
 """
 
 import asyncio
@@ -29,8 +29,10 @@ Answered = Callable[[Answer], None]
 
 BATCH = 500
 """Most commits in one call of the store; the store cuts by bytes."""
-FEW = SLICE
-"""So many commits do not make a group of their own."""
+CROWD = 24
+"""Fewer runs than these move as one group: two would be twice the commits."""
+FEW = 8
+"""Fewer commits than these do not make a group of their own in a crowd either."""
 PATIENCE = 0.01
 """Seconds for which a group may become complete: turns that are replayed take longer than others."""
 STALL = 300.0
@@ -68,7 +70,7 @@ class Flusher:
     @property
     def crowded(self) -> bool:
         """Whether turns are about to be written: some wait, or so many are under way that more will."""
-        return bool(self._waiting) or self._moving >= FEW // 2
+        return bool(self._waiting) or self._moving >= FEW
 
     @property
     def stalled(self) -> bool:
@@ -90,7 +92,7 @@ class Flusher:
         """Write, or tell what was written, if it is time. Called again whenever turns have been taken."""
         if self._task is not None or self._stopped or not self._complete():
             return
-        if self._untold and len(self._waiting) < FEW:
+        if self._untold and (len(self._waiting) < FEW or self._moving < CROWD):
             self._tell(self._take_untold())
             if self._waiting:
                 # What the answers have set in motion counts too: activities that end at once are turns in a moment.
@@ -105,7 +107,8 @@ class Flusher:
         return self._loop.time() - self._since >= PATIENCE
 
     def _group(self) -> int:
-        return max(FEW, 2 * self._moving // 3)
+        moving = self._moving
+        return moving if moving < CROWD else 2 * moving // 3
 
     def _take_untold(self) -> list[tuple[Answered, Answer]]:
         untold, self._untold = self._untold, []

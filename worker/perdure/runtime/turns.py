@@ -18,7 +18,7 @@ from perdure.model.events import Incoming, Microseconds, TurnHeader
 logger = logging.getLogger("perdure.worker")
 
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-SLICE = 16
+SLICE = 24
 """Turns between two looks of the event loop at its connections, so that a write comes and goes while others compute."""
 
 FEW = 8
