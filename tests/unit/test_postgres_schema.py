@@ -20,7 +20,17 @@ from perdure.store.postgres import PostgresStore, migrate
 from perdure.store.postgres.address import Address
 from perdure.store.postgres.migrate import check_version, migrations
 from perdure.store.postgres.queries import QUERIES, parse
-from tests.support.stores import PostgresStage, behaviour, close, completed_activity, scheduled, turn
+from tests.support.stores import (
+    NAMESPACE,
+    PostgresStage,
+    behaviour,
+    close,
+    completed_activity,
+    eventually,
+    new_run,
+    scheduled,
+    turn,
+)
 
 ODD = r'["\u0000 \\u0000 \\\u0000 \ud800 \uDC00 \ud83d\ude00 \ud83d\ude00\ude00 \ud83dx \\ud800"]'
 """A payload with characters that PostgreSQL cannot show, and with backslashes that only look as if."""
@@ -264,6 +274,34 @@ def test_every_statement_of_the_hot_path_finds_its_rows_by_an_index(migrated: st
                     assert leading[found[1]] in by, f"{name} reads all of {found[1]}:\n{plan}"
                 if "LockRows" in line and name in ("claim", "claim_tasks", "hold_unknown"):
                     assert "Sort" not in below, f"{name} reads all to find the first:\n{plan}"
+
+
+@behaviour
+async def test_runs_that_readers_name_are_found_by_an_index_when_tables_have_grown(stage: PostgresStage) -> None:
+    """A client that waits for results asks again and again: scans would cost more with every run that there ever was."""
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    connections = await stage.execute(others)
+    store = await PostgresStore.connect(stage.dsn)
+    runs = [(await store.start(new_run(f"order-{number}", key=f"uid-{number}"))).run_id for number in range(20)]
+    await store.terminate(NAMESPACE, "order-4", "enough")
+
+    async def scans() -> int:
+        ((count,),) = await stage.execute("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'run'")
+        return int(count)
+
+    async def gone() -> bool:
+        return await stage.execute(others) == connections
+
+    before = await scans()
+    for _ in range(10):  # PostgreSQL plans a statement anew five times
+        assert len(await store.summaries(runs)) == 20
+        assert len(await store.by_key(["uid-1", "uid-2"])) == 2
+        assert len(await store.newest([(NAMESPACE, "order-1"), (NAMESPACE, "order-2")])) == 2
+        assert len(await store.status_changes(50)) == 1
+        assert await store.describe(NAMESPACE, "order-3") is not None
+    await store.close()
+    await eventually(gone)  # a server process counts at its end at the latest
+    assert await scans() == before
 
 
 def test_parameters_are_numbered_in_the_order_of_first_use() -> None:

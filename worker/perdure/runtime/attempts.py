@@ -28,11 +28,30 @@ from .limits import Limits
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One attempt to make."""
+    """One attempt to make. ``details`` is what the attempt before said last."""
 
-    info: ActivityInfo
+    name: str
+    attempt: int
+    queue: str
+    workflow_id: str
+    run_id: int
+    seq: int
     input: msgspec.Raw
     options: ActivityOptions
+    details: Any = None
+
+    @property
+    def info(self) -> ActivityInfo:
+        """What the attempt may know about itself; few ask."""
+        return ActivityInfo(
+            name=self.name,
+            attempt=self.attempt,
+            queue=self.queue,
+            workflow_id=self.workflow_id,
+            run_id=self.run_id,
+            seq=self.seq,
+            heartbeat_details=self.details,
+        )
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -54,9 +73,9 @@ def judge(job: Job, error: BaseException, details: Any = None) -> Verdict:
     """Decide what a failed attempt means: another one, or the end."""
     failure = record(error)
     policy = job.options.retry
-    delay = policy.delay(job.info.attempt) if policy.allows(error) and not isinstance(error, PayloadError) else None
+    delay = policy.delay(job.attempt) if policy.allows(error) and not isinstance(error, PayloadError) else None
     if delay is None:
-        return ActivityFailed(job.info.seq, failure, job.info.attempt)
+        return ActivityFailed(job.seq, failure, job.attempt)
     return Retry(failure, delay, details)
 
 
@@ -113,22 +132,23 @@ class Attempt(msgspec.Struct, eq=False):
 
     def start(self) -> None:
         """Begin; called with a slot in hand."""
-        options, info = self._job.options, self._job.info
+        job = self._job
+        options = job.options
         self._began = monotonic()
         if options.timeout is not None:
-            message = f"attempt {info.attempt} of {info.name} did not end within its timeout of {options.timeout:g} s"
+            message = f"attempt {job.attempt} of {job.name} did not end within its timeout of {options.timeout:g} s"
             self._timers.append(self._loop.call_later(options.timeout, self._expire, message))
         if options.heartbeat_timeout is not None:
             self._last_beat = self._loop.time()
             self._watch_heartbeat(options.heartbeat_timeout)
         run = self._run_async() if self._activity.is_async else self._run_in_thread()
         # Not the event loop's task factory: an eager one would begin the attempt in the middle of what goes on here.
-        self._task = asyncio.Task(run, loop=self._loop, name=f"activity {info.workflow_id}/{info.seq} {info.name}")
+        self._task = asyncio.Task(run, loop=self._loop, name=f"activity {job.workflow_id}/{job.seq} {job.name}")
 
     def cancel(self) -> None:
         """Stop without a verdict. A thread is told and left to end by itself."""
         if self._began and not self.over:
-            self._owner.counts[self._job.info.name].cancelled += 1
+            self._owner.counts[self._job.name].cancelled += 1
         self._finish()
         if self._task is not None:
             self._task.cancel()
@@ -189,8 +209,7 @@ class Attempt(msgspec.Struct, eq=False):
         except PayloadError as error:
             self._report_error(error)
         else:
-            info = self._job.info
-            self._report(ActivityCompleted(info.seq, result, info.attempt))
+            self._report(ActivityCompleted(self._job.seq, result, self._job.attempt))
 
     def _report_error(self, error: BaseException) -> None:
         if not self.over:
@@ -199,7 +218,7 @@ class Attempt(msgspec.Struct, eq=False):
     def _report(self, verdict: Verdict) -> None:
         if not self.over:
             self._finish()
-            counts = self._owner.counts[self._job.info.name]
+            counts = self._owner.counts[self._job.name]
             if type(verdict) is ActivityCompleted:
                 counts.completed += 1
             else:
@@ -216,7 +235,7 @@ class Attempt(msgspec.Struct, eq=False):
         self.over = self.cancelled = True
         for handle in self._timers:
             handle.cancel()
-        self._owner.under_way.pop((self._job.info.run_id, self._job.info.seq), None)
+        self._owner.under_way.pop((self._job.run_id, self._job.seq), None)
 
     def beat(self, details: Any) -> None:
         """Take note of a heartbeat, from any thread: both assignments are atomic, and only the last one counts."""
@@ -226,7 +245,7 @@ class Attempt(msgspec.Struct, eq=False):
     def _watch_heartbeat(self, allowed: float) -> None:
         left = self._last_beat + allowed - self._loop.time()
         if left <= 0:
-            name, attempt = self._job.info.name, self._job.info.attempt
+            name, attempt = self._job.name, self._job.attempt
             self._expire(f"attempt {attempt} of {name} sent no heartbeat for {allowed:g} s")
         else:
             self._timers[:] = [handle for handle in self._timers if not handle.cancelled()][:1]
@@ -248,6 +267,7 @@ class Attempts:
         self.pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="perdure-activity")
         self.slots = {True: Slots(limits.activities), False: Slots(limits.threads)}
         """By whether the activity is async: on the event loop, or in threads."""
+        self.slots_of = {name: self.slots[activity.is_async] for name, activity in activities.items()}
         self.payload_limit = limits.payload
         self.on_free: Callable[[], None] = lambda: None
         self.may_begin: Callable[[], bool] = lambda: True
@@ -268,10 +288,9 @@ class Attempts:
 
     def submit(self, job: Job, done: Done) -> None:
         """Make the attempt as soon as a slot is free, then call ``done`` once."""
-        activity = self.activities[job.info.name]
-        slots = self.slots[activity.is_async]
-        attempt = Attempt(self, activity, slots, job, done, self._loop)
-        self.under_way[job.info.run_id, job.info.seq] = attempt
+        slots = self.slots_of[job.name]
+        attempt = Attempt(self, self.activities[job.name], slots, job, done, self._loop)
+        self.under_way[job.run_id, job.seq] = attempt
         slots.enter(attempt)
 
     def cancel(self, run_id: int, seq: int) -> None:

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from perdure.activity import ActivityInfo
 from perdure.engine.primitives.activity import PendingActivity
 from perdure.engine.replay import replay
 from perdure.engine.run import Decision, Definition, Run
@@ -268,26 +267,29 @@ class Execution:
         if pending.seq in self._local or self.leaving:
             return
         self._local.add(pending.seq)
-        info = ActivityInfo(
-            name=pending.name,
-            attempt=pending.attempt,
-            queue=pending.options.queue or self.info.queue,
-            workflow_id=self.info.id,
-            run_id=self.info.run_id,
-            seq=pending.seq,
-            heartbeat_details=self._details.get(pending.seq),
+        info, options = self.info, pending.options
+        job = Job(
+            pending.name,
+            pending.attempt,
+            options.queue or info.queue,
+            info.id,
+            info.run_id,
+            pending.seq,
+            pending.input,
+            options,
+            self._details.get(pending.seq) if self._details else None,
         )
-        self.home.attempts.submit(Job(info, pending.input, pending.options), self._verdict)
+        self.home.attempts.submit(job, self._verdict)
 
     def _verdict(self, job: Job, verdict: Verdict) -> None:
         if self.over:
             return
-        seq = job.info.seq
+        seq = job.seq
         self._local.discard(seq)
         if isinstance(verdict, Retry):
             self._details[seq] = verdict.details
             retry_at = self.home.clock.now() + round(verdict.delay * MICROSECONDS)
-            self._post(ActivityAttemptFailed(seq, job.info.attempt, verdict.failure, retry_at))
+            self._post(ActivityAttemptFailed(seq, job.attempt, verdict.failure, retry_at))
         else:
             if self._details:
                 self._details.pop(seq, None)

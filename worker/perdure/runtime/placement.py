@@ -51,18 +51,21 @@ def place(site: Site, run: Run, decision: Decision, remote: AbstractSet[int], *,
 
     ``remote`` holds the ``seq`` that have a row in the task table already.
     """
+    if everything:
+        wanted = [seq for seq in run.activities if seq not in remote]
+    else:
+        wanted = [command.seq for command in decision.commands if type(command) is ActivityScheduled]
+    if not wanted and not remote:
+        return NOWHERE
     here: list[int] = []
     tasks: list[NewTask] = []
     planned: dict[Slots, int] = {}
-    attempts = site.attempts
-    scheduled = [command.seq for command in decision.commands if type(command) is ActivityScheduled]
-    for seq in run.activities if everything else scheduled:
+    for seq in wanted:
         pending = run.activities.get(seq)
-        if pending is None or (everything and seq in remote):
+        if pending is None:
             continue
         queue = pending.options.queue or run.info.queue
-        activity = attempts.activities.get(pending.name) if queue in site.queues else None
-        slots = attempts.slots[activity.is_async] if activity is not None else None
+        slots = site.attempts.slots_of.get(pending.name) if queue in site.queues else None
         already = planned.get(slots, 0) if slots is not None else 0
         if slots is not None and already < slots.free - len(slots.queue) + BACKLOG * slots.places:
             planned[slots] = already + 1
@@ -70,8 +73,6 @@ def place(site: Site, run: Run, decision: Decision, remote: AbstractSet[int], *,
         else:
             tasks.append(_task(pending, queue, site.clock.now()))
     if not remote:
-        if not here and not tasks:
-            return NOWHERE
         return Placed(tuple(here), tuple(tasks))
     cancelled = (command.seq for command in decision.commands if isinstance(command, ActivityCancelRequested))
     return Placed(tuple(here), tuple(tasks), tuple(seq for seq in cancelled if seq in remote))

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from perdure.activity import ActivityInfo
 from perdure.errors import StoreUnavailableError
 from perdure.model.events import Failure
 from perdure.model.runs import ClaimedTask, Lease, TaskDone, TaskResult, TaskRetry
@@ -124,16 +123,17 @@ class TaskLoop:
             logger.warning(message, task.name, task.instance, error, extra=_about(task))
             self._offer_again(task, Failure("UnreadableTask", f"a newer release wrote its options: {error}"))
             return
-        info = ActivityInfo(
+        self._mine.add((task.run_id, task.seq))
+        job = Job(
             name=task.name,
             attempt=task.attempt,
             queue=task.queue,
             workflow_id=task.instance,
             run_id=task.run_id,
             seq=task.seq,
+            input=msgspec.Raw(task.input),
+            options=options,
         )
-        self._mine.add((task.run_id, task.seq))
-        job = Job(info, msgspec.Raw(task.input), options)
         self._attempts.submit(job, lambda _, verdict: self._ended(task, verdict))
 
     def _offer_again(self, task: ClaimedTask, failure: Failure) -> None:

@@ -1,6 +1,6 @@
 """The reading half of the PostgreSQL store.
 
-What lives here: `PostgresReads`, one statement a question, on a lane of its own so that a slow page delays no turn.
+What lives here: `PostgresReads`, one statement a question, on lanes of their own so that a slow page delays no turn.
 What must not: writes, except the acknowledgement of status changes.
 """
 
@@ -15,10 +15,11 @@ from perdure.store.postgres.connection import Lane, Lanes
 
 
 class PostgresReads:
-    """Everything that looks at runs."""
+    """Everything that looks at runs. ``pages`` is for questions whose best plan depends on what is asked."""
 
-    def __init__(self, lane: Lane, *others: Lane) -> None:
+    def __init__(self, lane: Lane, pages: Lane, *others: Lane) -> None:
         self._reads = lane
+        self._pages = pages
         self._results = Lanes(lane, *others)
 
     async def describe(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunSummary | None:
@@ -49,7 +50,7 @@ class PostgresReads:
 
     async def list_runs(self, namespace: str, where: RunFilter) -> list[RunSummary]:
         """Return one page of runs, newest first."""
-        found = await self._reads.fetch(
+        found = await self._pages.fetch(
             "list_runs",
             {
                 "namespace": text(namespace),

@@ -54,7 +54,8 @@ class PostgresStore(PostgresReads):
         self._turns = Lane(address, pooler, self.statements, hot=True, pairs=True)
         self._starts = Lane(address, pooler, self.statements, hot=True)
         self._misc = Lane(address, pooler, self.statements, hot=True)
-        super().__init__(Lane(address, pooler, self.statements, hot=False), self._turns, self._starts)
+        reads = Lane(address, pooler, self.statements, hot=True)
+        super().__init__(reads, Lane(address, pooler, self.statements, hot=False), self._turns, self._starts)
         self._hints = Hints(address, pooler, self._misc)
         starts = Lanes(self._starts, self._turns)
         self._births = Births(starts, self._turns, self._hints)
@@ -85,7 +86,7 @@ class PostgresStore(PostgresReads):
         await self._hints.close()
         await self._births.close()
         await self._deliveries.close()
-        for lane in (self._turns, self._starts, self._misc, self._reads):
+        for lane in (self._turns, self._starts, self._misc, self._reads, self._pages):
             await lane.close()
         self._line.close()
 
