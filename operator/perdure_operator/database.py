@@ -41,7 +41,7 @@ class Database:
         """Find out whether the database answers."""
         try:
             store = await self.store()
-            await store.summaries([])
+            await store.ended([])
         except StoreError as error:
             self.failed(error)
         else:

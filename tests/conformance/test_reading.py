@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from perdure.model.events import WorkflowExecutionTerminated
 from perdure.model.runs import Hint, Hold, NewTask, Park, Release, RunId, RunState, Visible
 from perdure.store.base import Poller, Queue, RunFilter
 from tests.support.stores import NAMESPACE, Stage, behaviour, close, completed_activity, signal, turn, worker_info
@@ -64,11 +65,19 @@ async def test_runs_are_listed_by_workflow_state_and_instance(stage: Stage) -> N
 
 
 @behaviour
-async def test_summaries_leave_out_what_is_missing(stage: Stage) -> None:
+async def test_whoever_waits_learns_what_has_ended_and_what_is_not_there(stage: Stage) -> None:
     runs = [(await stage.start(f"order-{number}")).run_id for number in range(3)]
-    found = await stage.store.summaries([runs[2], RunId(10**6), runs[0]])
-    assert {run.run_id for run in found} == {runs[0], runs[2]}
-    assert await stage.store.summaries([]) == []
+    await stage.store.terminate(NAMESPACE, "order-2", "enough")
+    await stage.store.terminate(NAMESPACE, "order-1", "not asked for")
+    found = await stage.store.ended([runs[2], RunId(10**6), runs[0]])
+    assert found.keys() == {runs[2], RunId(10**6)}
+    assert found[RunId(10**6)] is None
+    ended = found[runs[2]]
+    assert ended is not None
+    assert ended.id == "order-2"
+    assert isinstance(ended.outcome, WorkflowExecutionTerminated)
+    assert ended.outcome.reason == "enough"
+    assert await stage.store.ended([]) == {}
 
 
 @behaviour

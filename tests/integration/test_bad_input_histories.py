@@ -10,7 +10,7 @@ from perdure.client import WorkflowHandle
 from perdure.errors import PayloadError
 from perdure.model.codec import JSON, encode_turn
 from perdure.model.events import ActivityScheduled, TurnHeader, Unreadable
-from perdure.model.runs import RunId, RunState, RunSummary
+from perdure.model.runs import Ended, RunId, RunState, RunSummary
 from perdure.store.base import RunFilter
 from perdure.store.memory import MemoryStore
 from perdure.store.memory_rows import InboxRow
@@ -77,7 +77,8 @@ async def looked_at(client: Client, instance: str, key: str) -> RunSummary:
     assert summary is not None
     assert summary in await store.list_runs("default", RunFilter())
     assert await store.by_key([key]) == [summary]
-    assert await store.summaries([summary.run_id]) == [summary]
+    ended = {} if summary.outcome is None else {summary.run_id: Ended(instance, summary.outcome)}
+    assert await store.ended([summary.run_id]) == ended
     assert summary in [change.run for change in await store.status_changes(100)]
     return summary
 

@@ -57,7 +57,7 @@ async def test_a_result_in_the_process_of_the_worker_costs_no_statement(migrated
         await eventually(lambda: asyncio.sleep(0, worker.ready))
         for number in range(20):
             assert await (await client.start(once, number)).result() == number + 1
-        assert client.store.statements["summaries"] == 0  # type: ignore[attr-defined]  # the PostgreSQL store counts
+        assert client.store.statements["ended"] == 0  # type: ignore[attr-defined]  # the PostgreSQL store counts
     await world.close()
 
 

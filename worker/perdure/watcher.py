@@ -122,18 +122,15 @@ class Watcher:
         asked = self._far()
         if not asked:
             return True
-        summaries = await self._store.summaries(asked)
-        found = False
-        for summary in summaries:
-            if isinstance(summary.outcome, Unreadable):
-                self._fail(summary.run_id, PayloadError(f"{summary.id} is closed, but {summary.outcome.reason}"))
-                found = True
-            elif summary.outcome is not None:
-                self.closed(summary.run_id, summary.outcome)
-                found = True
-        for run_id in set(asked) - {summary.run_id for summary in summaries}:
-            self._fail(run_id, WorkflowNotFoundError(f"run {run_id} is not in the store any more"))
-        return found
+        ended = await self._store.ended(asked)
+        for run_id, closed in ended.items():
+            if closed is None:
+                self._fail(run_id, WorkflowNotFoundError(f"run {run_id} is not in the store any more"))
+            elif isinstance(closed.outcome, Unreadable):
+                self._fail(run_id, PayloadError(f"{closed.id} is closed, but {closed.outcome.reason}"))
+            else:
+                self.closed(run_id, closed.outcome)
+        return bool(ended)
 
     def _fail(self, run_id: RunId, error: Exception) -> None:
         for future in self._waiting.pop(run_id, ()):

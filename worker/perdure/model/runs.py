@@ -288,6 +288,13 @@ class TaskRetry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 TaskResult = TaskDone | TaskRetry
 
 
+class Ended(msgspec.Struct, frozen=True, gc=False):
+    """A run that has closed: its instance, and its last event or why this release cannot read it."""
+
+    id: str
+    outcome: Closing | ClosedFromOutside | Unreadable
+
+
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A run as people, the CLI and the operator see it."""
 

@@ -27,6 +27,7 @@ from perdure.model.runs import (
     ClaimedTask,
     Commit,
     Committed,
+    Ended,
     Expired,
     Hint,
     HistoryEvent,
@@ -296,8 +297,11 @@ class ReadStore(Protocol):
     async def describe(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunSummary | None:
         """Return the newest run of an instance, or the run with this id."""
 
-    async def summaries(self, runs: Sequence[RunId]) -> list[RunSummary]:
-        """Return these runs, in any order; missing ones are left out. One statement however many."""
+    async def ended(self, runs: Sequence[RunId]) -> dict[RunId, Ended | None]:
+        """Return how those of these runs ended that have closed; None for those that are not here (any more).
+
+        One statement however many.
+        """
 
     async def by_key(self, keys: Sequence[str]) -> list[RunSummary]:
         """Return the runs that were started with these keys."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from perdure.model import codec
 from perdure.model.events import Failure, Incoming, Microseconds, Turn
-from perdure.model.runs import HistoryEvent, RunId, RunState, RunSummary, WorkerId, WorkerInfo
+from perdure.model.runs import Ended, HistoryEvent, RunId, RunState, RunSummary, WorkerId, WorkerInfo
 from perdure.store import records
 from perdure.store.base import Census, Poller, Queue, RunFilter, StatusChange
 
@@ -132,10 +132,14 @@ class MemoryReads:
             ]
             return self._summary(found[-1]) if found else None
 
-    async def summaries(self, runs: Sequence[RunId]) -> list[RunSummary]:
-        """Return these runs; missing ones are left out."""
+    async def ended(self, runs: Sequence[RunId]) -> dict[RunId, Ended | None]:
+        """Return how those of these runs ended that have closed; None for those that are not here (any more)."""
         with self.lock:
-            return [self._summary(self.runs[run_id]) for run_id in dict.fromkeys(runs) if run_id in self.runs]
+            ended: dict[RunId, Ended | None] = {run_id: None for run_id in runs if run_id not in self.runs}
+            for run in [self._summary(self.runs[run_id]) for run_id in runs if run_id in self.runs]:
+                if run.outcome is not None:
+                    ended[run.run_id] = Ended(run.id, run.outcome)
+            return ended
 
     async def by_key(self, keys: Sequence[str]) -> list[RunSummary]:
         """Return the runs that were started with these keys."""

@@ -6,7 +6,7 @@ What must not: writes, except the acknowledgement of status changes.
 
 from collections.abc import Sequence
 
-from perdure.model.runs import HistoryEvent, RunId, RunSummary, WorkerId
+from perdure.model.runs import Ended, HistoryEvent, RunId, RunSummary, WorkerId
 from perdure.store import records
 from perdure.store.base import Census, Poller, Queue, RunFilter, StatusChange
 from perdure.store.postgres import rows
@@ -28,10 +28,13 @@ class PostgresReads:
         found = await self._reads.fetch("describe", parameters)
         return rows.summary(found[0]) if found else None
 
-    async def summaries(self, runs: Sequence[RunId]) -> list[RunSummary]:
-        """Return these runs; missing ones are left out."""
-        lane = self._results.pick(len(runs))
-        return [rows.summary(row) for row in await lane.fetch("summaries", {"runs": int8s(runs)})]
+    async def ended(self, runs: Sequence[RunId]) -> dict[RunId, Ended | None]:
+        """Return how those of these runs ended that have closed; None for those that are not here (any more)."""
+        found = await self._results.pick(len(runs)).fetch("ended", {"runs": int8s(runs)})
+        return {
+            RunId(run_id): None if instance is None else Ended(instance, records.outcome_for_readers(outcome))
+            for run_id, instance, outcome in found
+        }
 
     async def by_key(self, keys: Sequence[str]) -> list[RunSummary]:
         """Return the runs that were started with these keys."""
