@@ -7,7 +7,7 @@ int2, int4 or int8 by value would make the server prepare one statement anew for
 
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from psycopg.abc import AdaptContext
 from psycopg.adapt import Dumper
@@ -16,9 +16,11 @@ from psycopg.pq import Format
 from perdure.errors import PayloadError
 
 _HEADER = struct.Struct("!iiIii")  # dimensions, whether there are nulls, type of the elements, length, lower bound
-_EMPTY = struct.Struct("!iiI")
 _SIZE = struct.Struct("!i")
 _NULL = _SIZE.pack(-1)
+
+
+T = TypeVar("T")
 
 
 class Packed(bytes):
@@ -91,6 +93,13 @@ class Int8s(Packed):
     __slots__ = ()
 
 
+_NO_BYTEAS, _NO_INT4S, _NO_TEXTS, _NO_INT8S = (
+    Byteas(struct.pack("!iiI", 0, 0, 17)),
+    Int4s(struct.pack("!iiI", 0, 0, 23)),
+    Texts(struct.pack("!iiI", 0, 0, 25)),
+    Int8s(struct.pack("!iiI", 0, 0, 20)),
+)
+
 _TYPES: tuple[type[Packed], ...] = (Bool, Bytea, Int8, Int4, Text, Byteas, Int4s, Texts, Int8s)
 
 
@@ -114,23 +123,32 @@ def text(value: str | None) -> Text | None:
     return None if value is None else Text(_utf8(value))
 
 
+def column(values: list[T | None]) -> list[T | None]:
+    """Return a column for ``unnest``, which fills it up with NULLs when it is short: nothing, if there is no value."""
+    return values if values.count(None) < len(values) else []
+
+
 def int4s(values: Sequence[int | None]) -> Int4s:
     """Pack numbers of 32 bits and NULLs."""
-    return Int4s(_numbers(23, 4, "i", values))
+    return Int4s(_numbers(23, 4, "i", values)) if values else _NO_INT4S
 
 
 def int8s(values: Sequence[int | None]) -> Int8s:
     """Pack numbers of 64 bits and NULLs."""
-    return Int8s(_numbers(20, 8, "q", values))
+    return Int8s(_numbers(20, 8, "q", values)) if values else _NO_INT8S
 
 
 def byteas(values: Sequence[bytes | None]) -> Byteas:
     """Pack byte strings and NULLs."""
+    if not values:
+        return _NO_BYTEAS
     return Byteas(_array(17, values, [_NULL if value is None else _SIZE.pack(len(value)) + value for value in values]))
 
 
 def texts(values: Sequence[str | None]) -> Texts:
     """Pack texts and NULLs; raise `PayloadError` for half a character."""
+    if not values:
+        return _NO_TEXTS
     encoded = [None if value is None else _utf8(value) for value in values]
     return Texts(_array(25, values, [_NULL if value is None else _SIZE.pack(len(value)) + value for value in encoded]))
 
@@ -154,8 +172,6 @@ def _numbers(oid: int, size: int, code: str, values: Sequence[int | None]) -> by
 
 
 def _array(oid: int, values: Sequence[Any], elements: Iterable[bytes]) -> bytes:
-    if not values:
-        return _EMPTY.pack(0, 0, oid)
     return _HEADER.pack(1, None in values, oid, len(values), 1) + b"".join(elements)
 
 

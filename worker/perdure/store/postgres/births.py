@@ -15,7 +15,7 @@ from perdure.model.events import WorkflowExecutionStarted
 from perdure.model.runs import Hint, Lease, NewRun, RunId, Started
 from perdure.store import records
 from perdure.store.base import Beginning, Taker
-from perdure.store.postgres.arrays import Bytea, boolean, byteas, int4, int4s, int8, int8s, text, texts
+from perdure.store.postgres.arrays import Bytea, boolean, byteas, column, int4, int4s, int8, int8s, text, texts
 from perdure.store.postgres.connection import AnswerLostError, Lane, Lanes, Parameters, Row, look_first
 from perdure.store.postgres.gathering import Ask, Gathering
 from perdure.store.postgres.hints import Hints
@@ -190,13 +190,13 @@ def _parameters(batch: Sequence[_Birth], tag: int) -> dict[str, object]:
         "instances": texts([run.id for run in new]),
         "workflows": texts([run.workflow for run in new]),
         "queues": texts([run.queue for run in new]),
-        "keys": texts([run.key for run in new]),
+        "keys": texts(column([run.key for run in new])),
         "priorities": int4s([run.priority for run in new]),
-        "timeouts": int8s([_microseconds(run.timeout) for run in new]),
-        "events": byteas([birth.event for birth in batch]),
-        "turns": byteas([birth.turn for birth in batch]),
-        "suspended": int4s([1 if run.suspended else None for run in new] if any(run.suspended for run in new) else []),
-        "builds": texts([run.build for run in new] if any(run.build for run in new) else []),
+        "timeouts": int8s(column([_microseconds(run.timeout) for run in new])),
+        "events": byteas(column([birth.event for birth in batch])),
+        "turns": byteas(column([birth.turn for birth in batch])),
+        "suspended": int4s(column([1 if run.suspended else None for run in new])),
+        "builds": texts(column([run.build for run in new])),
         "payload_places": int8s([place for place, _, _ in outside]),
         "payload_ordinals": int4s([ordinal for _, ordinal, _ in outside]),
         "payloads": byteas([data for _, _, data in outside]),

@@ -8,7 +8,6 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import TypeVar
 
 import msgspec
 import psycopg
@@ -19,7 +18,7 @@ from perdure.model import codec
 from perdure.model.runs import Close, Commit, Committed, Ending, Hint, Hold, Lease, Park, RunId, RunState
 from perdure.store import records
 from perdure.store.base import MOST_OF_A_TURN, CommitRefusedError, turn_too_large
-from perdure.store.postgres.arrays import byteas, int4s, int8s, text, texts
+from perdure.store.postgres.arrays import byteas, column, int4s, int8s, text, texts
 from perdure.store.postgres.connection import Lane
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.leasing import fence, lost
@@ -27,8 +26,6 @@ from perdure.store.postgres.leasing import fence, lost
 MOST_COMMITS = 500
 MOST_BYTES = 1_000_000
 """The largest batch of one statement; a single commit may be larger."""
-
-T = TypeVar("T")
 
 _RECORDED = Committed(recorded=True, ended=False)
 _CLOSED = Committed(recorded=True, ended=True)
@@ -206,8 +203,8 @@ def _turn_arrays(items: Sequence[_Item]) -> dict[str, object]:
         "runs": int8s([item.run_id for item in items]),
         "seqs": int4s([None if (turn := item.commit.turn) is None else turn.seq for item in items]),
         "turns": byteas([item.turn for item in items]),
-        "endings": int4s(_column([None if (end := item.commit.ending) is None else _state(end) for item in items])),
-        "outcomes": byteas(_column([item.outcome for item in items])),
+        "endings": int4s(column([None if (end := item.commit.ending) is None else _state(end) for item in items])),
+        "outcomes": byteas(column([item.outcome for item in items])),
     }
 
 
@@ -216,13 +213,13 @@ def _arrays(items: Sequence[_Item]) -> dict[str, object]:
     visible = [item.commit.visible for item in items]
     parameters: dict[str, object] = {
         **_turn_arrays(items),
-        "consumed": int4s(_column([item.commit.consumed for item in items])),
-        "mails": int4s(_column([ending.mail if isinstance(ending, Park) else None for ending in endings])),
-        "wake_ats": int8s(_column([ending.wake_at if isinstance(ending, Park) else None for ending in endings])),
-        "reasons": texts(_column([_reason(ending) for ending in endings])),
-        "messages": texts(_column([ending.message if isinstance(ending, Hold) else None for ending in endings])),
-        "statuses": texts(_column([None if status is None else status.text for status in visible])),
-        "progresses": texts(_column([None if status is None else status.progress for status in visible])),
+        "consumed": int4s(column([item.commit.consumed for item in items])),
+        "mails": int4s(column([ending.mail if isinstance(ending, Park) else None for ending in endings])),
+        "wake_ats": int8s(column([ending.wake_at if isinstance(ending, Park) else None for ending in endings])),
+        "reasons": texts(column([_reason(ending) for ending in endings])),
+        "messages": texts(column([ending.message if isinstance(ending, Hold) else None for ending in endings])),
+        "statuses": texts(column([None if status is None else status.text for status in visible])),
+        "progresses": texts(column([None if status is None else status.progress for status in visible])),
     }
     return parameters
 
@@ -258,10 +255,6 @@ def _task_arrays(items: Sequence[_Item]) -> dict[str, object]:
         "dropped_runs": int8s([run_id for run_id, _ in dropped]),
         "dropped_seqs": int4s([seq for _, seq in dropped]),
     }
-
-
-def _column(values: list[T | None]) -> list[T | None]:
-    return values if values.count(None) < len(values) else []
 
 
 def _state(ending: Ending) -> int:
