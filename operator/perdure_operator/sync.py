@@ -19,6 +19,7 @@ from collections.abc import Collection, Sequence
 from perdure.client import FullStore, Hints
 from perdure.errors import PerdureError
 from perdure.manifest import is_uid
+from perdure.model.hints import Audience
 from perdure.model.runs import RunSummary
 from perdure.store.base import StatusChange
 
@@ -62,7 +63,7 @@ class Sync:
                     store = await self._parts.database.store()
                     if hints is None:
                         hints = Hints(store)
-                        hints.add(lambda hint: self._news.set() if hint.changed else None)
+                        hints.add(lambda hint: self._news.set() if hint.changed else None, Audience.OPERATORS)
                     await self._acknowledge(store)
                     await self._read(store)
                 except PerdureError as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from perdure.model.events import WorkflowExecutionTerminated
-from perdure.model.runs import Hint, Hold, NewTask, Park, Release, RunId, RunState, Visible
+from perdure.model.hints import Audience, Hint
+from perdure.model.runs import Hold, NewTask, Park, Release, RunId, RunState, Visible
 from perdure.store.base import Poller, Queue, RunFilter
 from tests.support.stores import NAMESPACE, Stage, behaviour, close, completed_activity, signal, turn, worker_info
 
@@ -154,6 +155,8 @@ async def test_status_changes_come_oldest_first_and_runs_without_a_key_have_none
 async def test_those_who_listen_hear_of_work_mail_and_ends(stage: Stage) -> None:
     lease = await stage.worker()
     other = await stage.another()
+    for audience in Audience:
+        other.hear(audience)
     heard: list[Hint] = []
     news = asyncio.Event()
 

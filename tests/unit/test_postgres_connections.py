@@ -11,8 +11,9 @@ import pytest
 
 from perdure.errors import LeaseLostError, RequestError, SchemaVersionError, StoreError, StoreUnavailableError
 from perdure.model.events import WorkflowExecutionStarted
+from perdure.model.hints import Hint
 from perdure.model.payload import encode
-from perdure.model.runs import Hint, Lease, NewTask, Park, RunId, RunState, TaskDone
+from perdure.model.runs import Lease, NewTask, Park, RunId, RunState, TaskDone
 from perdure.store.base import RunFilter
 from perdure.store.postgres import PostgresStore, migrate
 from perdure.store.postgres.address import Address

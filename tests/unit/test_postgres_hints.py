@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from perdure.errors import StoreUnavailableError
-from perdure.model.runs import Hint
+from perdure.model.hints import NOTHING, Audience, Hint
 from perdure.store.postgres import PostgresStore
 from tests.support.stores import (
     PostgresStage,
@@ -27,6 +27,7 @@ from tests.support.wire import Wire
 async def test_a_listener_that_loses_its_connection_says_so(stage: PostgresStage) -> None:
     async with Wire(stage.dsn) as wire:
         store = await PostgresStore.connect(wire.dsn())
+        store.hear(Audience.WORKERS)
         hints = aiter(store.listen())
         first = asyncio.ensure_future(anext(hints))
         while not first.done():
@@ -48,6 +49,7 @@ async def drain(hints: AsyncIterator[Hint]) -> None:
 @behaviour
 async def test_hints_are_gathered_into_few_notifications(stage: PostgresStage) -> None:
     other = await stage.another()
+    other.hear(Audience.WORKERS)
     heard: set[str] = set()
 
     async def listen() -> None:
@@ -75,6 +77,8 @@ async def test_hints_are_gathered_into_few_notifications(stage: PostgresStage) -
 @behaviour
 async def test_what_is_written_alone_carries_its_hint_itself(stage: PostgresStage) -> None:
     starter, ender, listener = await stage.another(), await stage.another(), await stage.another()
+    for audience in Audience:
+        listener.hear(audience)
     heard: set[Hint] = set()
 
     async def listen() -> None:
@@ -99,6 +103,36 @@ async def test_what_is_written_alone_carries_its_hint_itself(stage: PostgresStag
         await ender.flush(lease, [commit(started.run_id, turn(1), close())])
         await until(Hint(closed=True))
         assert starter.statements["notify"] + ender.statements["notify"] == 0
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+
+@behaviour
+async def test_a_process_is_sent_what_it_wants_to_hear_and_more_as_soon_as_it_asks(stage: PostgresStage) -> None:
+    """Every NOTIFY on a channel wakes each process that listens to it, be it of use to it or not."""
+    store = await stage.another()
+    store.hear(Audience.WORKERS)
+    heard: set[Hint] = set()
+
+    async def listen() -> None:
+        async for hint in store.listen():
+            heard.add(hint)
+
+    async def known(hint: Hint) -> bool:
+        stage.store.hint(hint)
+        return any(hint.part(audience) == found.part(audience) != NOTHING for found in heard for audience in Audience)
+
+    first, last, end = Hint(queues=frozenset({"first"})), Hint(queues=frozenset({"last"})), Hint(closed=True)
+    listening = asyncio.create_task(listen())
+    try:
+        await eventually(lambda: known(first))
+        stage.store.hint(end)
+        stage.store.hint(Hint(changed=True))
+        await eventually(lambda: known(last))
+        assert not any(hint.closed or hint.changed for hint in heard), "this would have come before the last one"
+        store.hear(Audience.CLIENTS)
+        await eventually(lambda: known(end))
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)

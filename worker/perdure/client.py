@@ -31,10 +31,11 @@ from perdure.model.events import (
     WorkflowExecutionCompleted,
 )
 from perdure.model.failure import outcome_error
+from perdure.model.hints import Audience, Hint
 from perdure.model.ids import check_id, new_id, new_seed
 from perdure.model.payload import LIMIT, Reader, check_size, encode
 from perdure.model.policies import Duration, seconds
-from perdure.model.runs import Hint, HistoryEvent, NewRun, RunId, RunSummary, Started, states_of
+from perdure.model.runs import HistoryEvent, NewRun, RunId, RunSummary, Started, states_of
 from perdure.store.base import ReadStore, RunFilter, Store, Taker
 from perdure.watcher import Watcher
 from perdure.workflow import Signal, Workflow
@@ -168,8 +169,9 @@ class Hints:
         self.deaf = False
         """Whether hints of other processes cannot come just now."""
 
-    def add(self, callback: Callable[[Hint], None]) -> None:
-        """Call back on every hint from now on."""
+    def add(self, callback: Callable[[Hint], None], audience: Audience) -> None:
+        """Call back on every hint for this audience from now on, and on others that come along."""
+        self._store.hear(audience)
         self._callbacks.add(callback)
         if self._task is None:
             self._task = asyncio.create_task(self._listen(), name="perdure-listen")
@@ -352,7 +354,7 @@ class Client:
 
     async def outcome(self, run_id: RunId, *, open_at: float | None = None) -> Closing | ClosedFromOutside:
         """Wait until the run closes and return its last event. It is known to have been open at ``open_at``."""
-        self.hints.add(self.watcher.on_hint)
+        self.hints.add(self.watcher.on_hint, Audience.CLIENTS)
         return await self.watcher.outcome(run_id, open_at=open_at)
 
     async def deliver(self, instance: str, event: Incoming) -> None:

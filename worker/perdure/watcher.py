@@ -11,7 +11,8 @@ import logging
 from perdure.ending import end
 from perdure.errors import PayloadError, StoreError, WorkflowNotFoundError
 from perdure.model.events import ClosedFromOutside, Closing, Unreadable
-from perdure.model.runs import Hint, RunId
+from perdure.model.hints import Hint
+from perdure.model.runs import RunId
 from perdure.store.base import ReadStore
 
 logger = logging.getLogger("perdure.client")

@@ -373,22 +373,3 @@ class HistoryEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     turn: int
     worker: str
     event: object
-
-
-class Hint(msgspec.Struct, frozen=True, gc=False):
-    """A wake-up that may be lost: runs or tasks for a queue, mail for a worker, a run that closed, a status."""
-
-    queues: frozenset[str] = frozenset()
-    tasks: frozenset[str] = frozenset()
-    workers: frozenset[WorkerId] = frozenset()
-    closed: bool = False
-    changed: bool = False
-
-    def __or__(self, other: "Hint") -> "Hint":
-        return Hint(
-            queues=self.queues | other.queues,
-            tasks=self.tasks | other.tasks,
-            workers=self.workers | other.workers,
-            closed=self.closed or other.closed,
-            changed=self.changed or other.changed,
-        )

@@ -14,13 +14,13 @@ from typing import Any
 from perdure.ending import end
 from perdure.errors import LeaseLostError, StoreUnavailableError
 from perdure.model.events import WorkflowExecutionStarted
+from perdure.model.hints import Hint
 from perdure.model.policies import MICROSECONDS
 from perdure.model.runs import (
     ClaimedRun,
     Close,
     Commit,
     Ending,
-    Hint,
     Hold,
     Lease,
     NewRun,

@@ -20,7 +20,8 @@ import msgspec
 from perdure.activity import Activity
 from perdure.client import Client
 from perdure.errors import DefinitionError, LeaseLostError, StoreUnavailableError
-from perdure.model.runs import Hint, NewRun, WorkerInfo
+from perdure.model.hints import Audience, Hint
+from perdure.model.runs import NewRun, WorkerInfo
 from perdure.store.base import Taker
 from perdure.telemetry.tally import Tally
 from perdure.workflow import Workflow
@@ -116,7 +117,7 @@ class Worker:
             audience=self._client.watcher,
             hears=lambda: not self._client.hints.deaf,
         )
-        self._client.hints.add(self._on_hint)
+        self._client.hints.add(self._on_hint, Audience.WORKERS)
         self._client.hosts.append(self._taker)
         self._service = asyncio.create_task(self._serve(charge), name=f"perdure worker {self.name}")
         # Whoever waits for the end of this worker must not wait for ever when an error has ended it.

@@ -22,6 +22,7 @@ from typing import Protocol
 
 from perdure.errors import PayloadError
 from perdure.model.events import Incoming, Turn, WorkflowExecutionStarted
+from perdure.model.hints import Audience, Hint
 from perdure.model.runs import (
     ClaimedRun,
     ClaimedTask,
@@ -29,7 +30,6 @@ from perdure.model.runs import (
     Committed,
     Ended,
     Expired,
-    Hint,
     HistoryEvent,
     InboxItem,
     Lease,
@@ -232,6 +232,9 @@ class Store(Protocol):
 
     def hint(self, hint: Hint) -> None:
         """Wake listeners soon, coalesced. May be lost; polling is the floor."""
+
+    def hear(self, audience: Audience) -> None:
+        """Let those who `listen` hear what is for this audience, too."""
 
     def listen(self) -> AsyncIterator[Hint]:
         """Yield hints from all processes; ends or raises when it cannot listen, and the caller polls."""

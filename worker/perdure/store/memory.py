@@ -17,12 +17,12 @@ from perdure.model.events import (
     WorkflowExecutionCancelRequested,
     WorkflowExecutionTerminated,
 )
+from perdure.model.hints import Hint
 from perdure.model.runs import (
     ClaimedRun,
     Close,
     Commit,
     Committed,
-    Hint,
     Hold,
     InboxItem,
     Lease,

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from perdure.errors import LeaseLostError
 from perdure.model.events import Microseconds
+from perdure.model.hints import NOTHING, Audience, Hint
 from perdure.model.runs import (
     ClaimedTask,
     Expired,
-    Hint,
     Lease,
     Renewal,
     RunId,
@@ -44,6 +44,7 @@ class MemoryWorkers(MemoryReads):
     def __init__(self, clock: Callable[[], Microseconds] | None = None) -> None:
         super().__init__(clock)
         self._listeners: set[asyncio.Queue[Hint]] = set()
+        self._audiences: set[Audience] = set()
 
     async def register(self, info: WorkerInfo) -> Lease:
         """Create a worker with a fresh id and a random epoch."""
@@ -197,9 +198,15 @@ class MemoryWorkers(MemoryReads):
     # Hints
 
     def hint(self, hint: Hint) -> None:
-        """Wake everybody who listens."""
-        for listener in self._listeners:
-            listener.put_nowait(hint)
+        """Wake those who listen and are meant."""
+        heard = hint.only(self._audiences)
+        if heard != NOTHING:
+            for listener in self._listeners:
+                listener.put_nowait(heard)
+
+    def hear(self, audience: Audience) -> None:
+        """Let those who listen hear what is for this audience, too."""
+        self._audiences.add(audience)
 
     async def listen(self) -> AsyncIterator[Hint]:
         """Yield hints as they come."""

@@ -12,13 +12,14 @@ from psycopg import errors
 
 from perdure.model import codec
 from perdure.model.events import WorkflowExecutionStarted
-from perdure.model.runs import Hint, Lease, NewRun, RunId, Started
+from perdure.model.hints import Hint
+from perdure.model.runs import Lease, NewRun, RunId, Started
 from perdure.store import records
 from perdure.store.base import Beginning, Taker
 from perdure.store.postgres.arrays import Bytea, boolean, byteas, column, int4, int4s, int8, int8s, text, texts
 from perdure.store.postgres.connection import AnswerLostError, Lane, Lanes, Parameters, Row, look_first
 from perdure.store.postgres.gathering import Ask, Gathering
-from perdure.store.postgres.hints import Hints
+from perdure.store.postgres.hints import Hints, sent
 from perdure.store.postgres.leasing import NOBODY, fence
 
 _encoder = msgspec.json.Encoder()
@@ -113,16 +114,16 @@ class Births:
         while True:
             free = Hint(queues=frozenset(birth.new.queue for birth in batch if birth.lease is None))
             try:
-                with self._hints.riding(free) as payload:
+                with self._hints.riding(free) as notice:
                     alone = len(batch) == 1 and not batch[0].outside
                     name = "start_one" if alone else "start"
                     parameters = _parameters_of_one(batch[0], tag) if alone else _parameters(batch, tag)
-                    parameters["hint"] = text(payload)
+                    parameters |= sent(notice)
                     rows = None if lost else await self._along(batch, name, parameters)
                     if rows is None:
                         rows = await self._lanes.pick(len(batch)).fetch(name, parameters, on_repeat=look_first)
                 for birth in batch:
-                    birth.hinted = payload is not None and birth.lease is None
+                    birth.hinted = notice is not None and birth.lease is None
                 break
             except errors.UniqueViolation:
                 pass

@@ -11,7 +11,8 @@ import msgspec
 
 from perdure.model import codec
 from perdure.model.events import Incoming, SignalReceived, WorkflowExecutionCancelRequested
-from perdure.model.runs import Hint, RunId, RunState, WorkerId
+from perdure.model.hints import Hint
+from perdure.model.runs import RunId, RunState, WorkerId
 from perdure.store import records
 from perdure.store.postgres.arrays import boolean, byteas, int4s, texts
 from perdure.store.postgres.connection import AnswerLostError, Lanes, look_first

@@ -15,12 +15,13 @@ from psycopg import errors
 
 from perdure.errors import PayloadError
 from perdure.model import codec
-from perdure.model.runs import Close, Commit, Committed, Ending, Hint, Hold, Lease, Park, RunId, RunState
+from perdure.model.hints import Hint
+from perdure.model.runs import Close, Commit, Committed, Ending, Hold, Lease, Park, RunId, RunState
 from perdure.store import records
 from perdure.store.base import MOST_OF_A_TURN, CommitRefusedError, turn_too_large
-from perdure.store.postgres.arrays import byteas, column, int4s, int8s, text, texts
+from perdure.store.postgres.arrays import byteas, column, int4s, int8s, texts
 from perdure.store.postgres.connection import Lane
-from perdure.store.postgres.hints import Hints
+from perdure.store.postgres.hints import Hints, sent
 from perdure.store.postgres.leasing import fence, lost
 
 MOST_COMMITS = 500
@@ -85,8 +86,8 @@ class Flush:
         """Write turns that are nothing but turns; return False when the long way has to find out about some."""
         closed = _closed(items)
         try:
-            with self.hints.riding(closed) as payload:
-                parameters = {**fence(self.lease), **_turn_arrays(items), "hint": text(payload)}
+            with self.hints.riding(closed) as notice:
+                parameters = {**fence(self.lease), **_turn_arrays(items), **sent(notice)}
                 found = await self.lane.fetch("flush_turns", parameters)
         except errors.UniqueViolation:
             return False
@@ -97,7 +98,7 @@ class Flush:
             return False
         for item in items:
             self.answers[item.place] = _RECORDED if item.outcome is None else _CLOSED
-        self.hint |= Hint(changed=changed) if payload is not None else closed | Hint(changed=changed)
+        self.hint |= Hint(changed=changed) if notice is not None else closed | Hint(changed=changed)
         return True
 
     async def _write(self, items: Sequence[_Item]) -> None:

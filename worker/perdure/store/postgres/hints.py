@@ -1,21 +1,27 @@
 """Hints between processes: NOTIFY, coalesced and off the write path, and LISTEN on a connection of its own.
 
 What lives here: `Hints`. What must not: anything that correctness depends on. A hint that is lost costs a poll.
+
+Each audience has a channel: PostgreSQL sends a process what comes on channels that it listens to, and wakes it for
+nothing else. A worker need not know of each of thousands of runs that close.
 """
 
 import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 import msgspec
 import psycopg
+from psycopg.pq import ExecStatus, TransactionStatus
 
 from perdure.ending import end
 from perdure.errors import StoreError
-from perdure.model.runs import Hint, WorkerId
+from perdure.model.hints import NOTHING, Audience, Hint
+from perdure.model.runs import WorkerId
 from perdure.store.postgres import arrays
 from perdure.store.postgres.address import Address, unavailable
 from perdure.store.postgres.connection import Lane, Pooler
@@ -41,7 +47,14 @@ class _Payload(msgspec.Struct, omit_defaults=True, array_like=True):
 
 _decoder = msgspec.json.Decoder(_Payload)
 
-NOTHING = Hint()
+Notice = tuple[str, str]
+"""A channel and a payload."""
+
+
+def sent(notice: Notice | None) -> dict[str, object]:
+    """Return the parameters of a statement that a hint rides on."""
+    channel, payload = notice or (None, None)
+    return {"channel": arrays.text(channel), "hint": arrays.text(payload)}
 
 
 class Hints:
@@ -52,9 +65,11 @@ class Hints:
         self._pooler = pooler
         self._lane = lane
         self._sender = secrets.token_hex(6)
-        self._waiting = Hint()
+        self._waiting = NOTHING
         self._task: asyncio.Task[None] | None = None
         self._listeners: set[asyncio.Queue[Hint | Exception]] = set()
+        self._audiences: set[Audience] = set()
+        self._ears: set[_Ear] = set()
         self._riding = False
         self._free_at = 0.0
 
@@ -66,8 +81,8 @@ class Hints:
             self._task = asyncio.create_task(self._send_all(), name="perdure-notify")
 
     @contextlib.contextmanager
-    def riding(self, hint: Hint) -> Iterator[str | None]:
-        """Hand the payload to a statement that sends it with its own commit.
+    def riding(self, hint: Hint) -> Iterator[Notice | None]:
+        """Hand the hint to a statement that sends it with its own commit.
 
         None when there is nothing to send, or so much that the hint has to wait: then it is for `send`.
         """
@@ -75,17 +90,23 @@ class Hints:
             yield None
             return
         free = self._task is None and not self._riding and time.monotonic() >= self._free_at
-        payloads = _encoded(self._sender, hint) if free else []
-        if len(payloads) != 1:
+        notices = _encoded(self._sender, hint) if free else []
+        if len(notices) != 1:
             yield None
             return
         began_at, self._riding = time.monotonic(), True
         try:
-            yield payloads[0]
+            yield notices[0]
         finally:
             self._riding = False
             self._rest(began_at)
         self._tell(hint)
+
+    def hear(self, audience: Audience) -> None:
+        """Let those who listen hear what is for this audience, too."""
+        self._audiences.add(audience)
+        for ear in self._ears:
+            ear.widen(self._audiences)
 
     async def listen(self) -> AsyncIterator[Hint]:
         """Yield hints; raise `StoreError` when a pooler is in the way, `StoreUnavailableError` on a lost connection."""
@@ -115,18 +136,22 @@ class Hints:
         try:
             while self._waiting != NOTHING:
                 await asyncio.sleep(self._free_at - time.monotonic())
-                payloads = _encoded(self._sender, self._waiting)
-                self._waiting = Hint()
+                notices = _encoded(self._sender, self._waiting)
+                self._waiting = NOTHING
+                channels, payloads = ([notice[part] for notice in notices] for part in (0, 1))
                 began_at = time.monotonic()
                 with contextlib.suppress(StoreError):  # lost hints cost a poll
-                    await self._lane.fetch("notify", {"payloads": arrays.texts(payloads)}, patience=0)
+                    parameters = {"channels": arrays.texts(channels), "payloads": arrays.texts(payloads)}
+                    await self._lane.fetch("notify", parameters, patience=0)
                 self._rest(began_at)
         finally:
             self._task = None
 
     def _tell(self, hint: Hint) -> None:
-        for listener in self._listeners:
-            listener.put_nowait(hint)
+        heard = hint.only(self._audiences)
+        if heard != NOTHING:
+            for listener in self._listeners:
+                listener.put_nowait(heard)
 
     def _rest(self, began_at: float) -> None:
         now = time.monotonic()
@@ -140,39 +165,82 @@ class Hints:
             if hint is not None:
                 queue.put_nowait(hint)
 
-        def arrived() -> None:
-            while (notice := pgconn.notifies()) is not None:
-                hear(notice.extra.decode("utf-8", "replace"))
-
         try:
             async with await psycopg.AsyncConnection.connect(self._address.conninfo, autocommit=True) as connection:
-                pgconn = connection.pgconn
-                connection.add_notify_handler(lambda notice: hear(notice.payload))  # with the answer to LISTEN
-                await connection.execute("LISTEN perdure")
-                socket = Socket(connection, arrived, lost.set_exception)
+                ear = _Ear(connection, hear, lost)
+                self._ears.add(ear)
                 try:
-                    arrived()
+                    ear.widen(self._audiences)
                     await lost
                 finally:
-                    socket.close()
+                    self._ears.discard(ear)
+                    ear.close()
         except (psycopg.Error, OSError) as error:
             queue.put_nowait(unavailable(self._address, error))
 
 
-def _encoded(sender: str, hint: Hint) -> list[str]:
-    """Return as few payloads as say all of it."""
+class _Ear:
+    """A connection that listens. ``hear`` is called with each payload; ``lost`` gets the error that ends it."""
+
+    def __init__(
+        self, connection: psycopg.AsyncConnection[Any], hear: Callable[[str], None], lost: asyncio.Future[None]
+    ) -> None:
+        self._pgconn = connection.pgconn
+        self._hear = hear
+        self._lost = lost
+        self._wanted: set[str] = set()
+        self._asked: set[str] = set()
+        self._socket = Socket(connection, self._arrived, self._fail)
+        self.close = self._socket.close
+
+    def widen(self, audiences: Iterable[Audience]) -> None:
+        """Listen to the channels of these audiences, too."""
+        self._wanted.update(map(_channel, audiences))
+        self._ask()
+
+    def _ask(self) -> None:
+        missing = self._wanted - self._asked
+        if missing and self._pgconn.transaction_status == TransactionStatus.IDLE:  # or else with the answer
+            self._asked |= missing
+            self._pgconn.send_query("; ".join(f"LISTEN {channel}" for channel in sorted(missing)).encode())
+            self._pgconn.flush()
+
+    def _arrived(self) -> None:
+        while not self._pgconn.is_busy() and (result := self._pgconn.get_result()) is not None:
+            if result.status != ExecStatus.COMMAND_OK:
+                self._fail(psycopg.errors.error_from_result(result, encoding="utf-8"))
+        while (notice := self._pgconn.notifies()) is not None:
+            self._hear(notice.extra.decode("utf-8", "replace"))
+        self._ask()
+
+    def _fail(self, error: psycopg.Error) -> None:
+        if not self._lost.done():
+            self._lost.set_exception(error)
+
+
+def _channel(audience: Audience) -> str:
+    return f"perdure_{audience}"
+
+
+def _encoded(sender: str, hint: Hint) -> list[Notice]:
+    """Return as few notices as say all of it."""
+    notices: list[Notice] = []
+    if hint.closed:
+        notices.append(_notice(Audience.CLIENTS, _Payload(sender, closed=True)))
+    if hint.changed:
+        notices.append(_notice(Audience.OPERATORS, _Payload(sender, changed=True)))
     queues, tasks = iter(_short(hint.queues)), iter(_short(hint.tasks))
     workers = iter(sorted(int(worker) for worker in hint.workers))
-    payload = _Payload(sender, closed=hint.closed, changed=hint.changed)
-    payloads: list[str] = []
     while True:
-        payload.queues = list(islice(queues, MOST_NAMES))
+        payload = _Payload(sender, list(islice(queues, MOST_NAMES)), list(islice(workers, MOST_NAMES)))
         payload.tasks = list(islice(tasks, MOST_NAMES - len(payload.queues)))
-        payload.workers = list(islice(workers, MOST_NAMES))
-        if not (payload.queues or payload.tasks or payload.workers or payload.closed or payload.changed):
-            return payloads
-        payloads.append(msgspec.json.encode(payload).decode())
-        payload = _Payload(sender)
+        if not (payload.queues or payload.tasks or payload.workers):
+            return notices
+        notices.append(_notice(Audience.WORKERS, payload))
+
+
+def _notice(audience: Audience, payload: _Payload) -> Notice:
+    return _channel(audience), msgspec.json.encode(payload).decode()
 
 
 def _short(names: frozenset[str]) -> list[str]:

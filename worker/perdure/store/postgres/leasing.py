@@ -7,7 +7,8 @@ import secrets
 from collections.abc import Sequence
 
 from perdure.errors import LeaseLostError
-from perdure.model.runs import Expired, Hint, Lease, Renewal, WorkerId, WorkerInfo
+from perdure.model.hints import Hint
+from perdure.model.runs import Expired, Lease, Renewal, WorkerId, WorkerInfo
 from perdure.store import records
 from perdure.store.base import (
     ABSENT_BUILD,

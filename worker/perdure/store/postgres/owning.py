@@ -8,7 +8,8 @@ import secrets
 from collections.abc import Sequence
 
 from perdure.errors import PayloadError
-from perdure.model.runs import ClaimedRun, ClaimedTask, Hint, InboxItem, Lease, RunId, WorkerId
+from perdure.model.hints import Hint
+from perdure.model.runs import ClaimedRun, ClaimedTask, InboxItem, Lease, RunId, WorkerId
 from perdure.store import records
 from perdure.store.postgres import rows
 from perdure.store.postgres.arrays import boolean, int4, int4s, int8, int8s

@@ -10,12 +10,11 @@ import msgspec
 from psycopg import errors
 
 from perdure.model.events import WorkflowExecutionTerminated
-from perdure.model.runs import Hint, RunId, WorkerId
+from perdure.model.hints import NOTHING, Hint
+from perdure.model.runs import RunId, WorkerId
 from perdure.store import records
 from perdure.store.postgres.arrays import Bytea, boolean, int8, text
 from perdure.store.postgres.connection import AnswerLostError, Lane, Parameters, Row, look_first
-
-NOTHING = Hint()
 
 _encoder = msgspec.json.Encoder()
 

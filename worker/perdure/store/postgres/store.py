@@ -13,13 +13,13 @@ from typing import Any
 
 from perdure.errors import SchemaVersionError
 from perdure.model.events import Incoming
+from perdure.model.hints import NOTHING, Audience, Hint
 from perdure.model.runs import (
     ClaimedRun,
     ClaimedTask,
     Commit,
     Committed,
     Expired,
-    Hint,
     Hold,
     InboxItem,
     Lease,
@@ -201,8 +201,12 @@ class PostgresStore(PostgresReads):
 
     def hint(self, hint: Hint) -> None:
         """Wake listeners soon, coalesced."""
-        if hint != starting.NOTHING:
+        if hint != NOTHING:
             self._hints.send(hint)
+
+    def hear(self, audience: Audience) -> None:
+        """Let those who listen hear what is for this audience, too."""
+        self._hints.hear(audience)
 
     def listen(self) -> AsyncIterator[Hint]:
         """Yield hints from all processes; raises when it cannot listen."""

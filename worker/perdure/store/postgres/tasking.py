@@ -6,7 +6,8 @@ What lives here: `finish`. Tasks are claimed by `owning`, queued and dropped by 
 from collections.abc import Sequence
 
 from perdure.model import codec
-from perdure.model.runs import Hint, Lease, RunId, TaskDone, TaskResult, TaskRetry, WorkerId
+from perdure.model.hints import Hint
+from perdure.model.runs import Lease, RunId, TaskDone, TaskResult, TaskRetry, WorkerId
 from perdure.store.postgres import rows
 from perdure.store.postgres.arrays import byteas, int4s, int8s
 from perdure.store.postgres.connection import Lane

@@ -141,7 +141,7 @@ WITH fence AS MATERIALIZED (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM closed WHERE changed RETURNING run_id
 )
 SELECT (SELECT count(*) FROM mine), EXISTS (SELECT FROM changed),
-       CASE WHEN :hint::text IS NOT NULL THEN pg_notify('perdure', :hint)::text END
+       CASE WHEN :hint::text IS NOT NULL THEN pg_notify(:channel::text, :hint)::text END
 FROM fence;
 
 -- name: flush

@@ -56,7 +56,7 @@ WITH fence AS MATERIALIZED (
         ON p.place = placed.place
 )
 SELECT place, id, true, workflow, owner IS NOT NULL, (extract(epoch FROM now()) * 1000000)::bigint
-FROM placed CROSS JOIN (SELECT CASE WHEN :hint::text IS NOT NULL THEN pg_notify('perdure', :hint)::text END) AS told
+FROM placed CROSS JOIN (SELECT CASE WHEN :hint::text IS NOT NULL THEN pg_notify(:channel::text, :hint)::text END) AS told
 UNION ALL
 SELECT place, known_id, false, known_workflow, false, (extract(epoch FROM known_since) * 1000000)::bigint
 FROM asked WHERE known_id IS NOT NULL;
@@ -96,7 +96,7 @@ WITH fence AS MATERIALIZED (
     FROM created
 )
 SELECT 1, id, true, :workflow::text, owner IS NOT NULL, (extract(epoch FROM now()) * 1000000)::bigint
-FROM created CROSS JOIN (SELECT CASE WHEN :hint::text IS NOT NULL THEN pg_notify('perdure', :hint)::text END) AS told
+FROM created CROSS JOIN (SELECT CASE WHEN :hint::text IS NOT NULL THEN pg_notify(:channel::text, :hint)::text END) AS told
 UNION ALL
 SELECT 1, id, false, workflow, false, (extract(epoch FROM created_at) * 1000000)::bigint FROM known;
 
@@ -273,4 +273,4 @@ WITH target AS MATERIALIZED (
 SELECT id, owner, queue, key IS NOT NULL FROM target;
 
 -- name: notify
-SELECT count(pg_notify('perdure', payload)) FROM unnest(:payloads::text[]) AS p (payload);
+SELECT count(pg_notify(channel, payload)) FROM unnest(:channels::text[], :payloads::text[]) AS p (channel, payload);

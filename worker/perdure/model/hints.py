@@ -1,0 +1,59 @@
+"""Hints: who should look again, said between processes.
+
+What lives here: `Hint` and the audiences that it may have. What must not: how hints travel; the stores know that.
+Everybody who waits for something listens. Nothing depends on a hint: it may be lost, and polling is the floor.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from functools import reduce
+from operator import or_
+
+import msgspec
+
+from perdure.model.runs import WorkerId
+
+
+class Audience(StrEnum):
+    """Whom a hint is for: it wakes nobody else."""
+
+    WORKERS = "workers"
+    CLIENTS = "clients"
+    OPERATORS = "operators"
+
+
+class Hint(msgspec.Struct, frozen=True, gc=False):
+    """A wake-up that may be lost: runs or tasks for a queue, mail for a worker, a run that closed, a status."""
+
+    queues: frozenset[str] = frozenset()
+    tasks: frozenset[str] = frozenset()
+    workers: frozenset[WorkerId] = frozenset()
+    closed: bool = False
+    changed: bool = False
+
+    def __or__(self, other: "Hint") -> "Hint":
+        return Hint(
+            queues=self.queues | other.queues,
+            tasks=self.tasks | other.tasks,
+            workers=self.workers | other.workers,
+            closed=self.closed or other.closed,
+            changed=self.changed or other.changed,
+        )
+
+    def part(self, audience: Audience) -> "Hint":
+        """Return what of it is for this audience."""
+        match audience:
+            case Audience.WORKERS:
+                return Hint(queues=self.queues, tasks=self.tasks, workers=self.workers)
+            case Audience.CLIENTS:
+                return Hint(closed=self.closed)
+            case Audience.OPERATORS:
+                return Hint(changed=self.changed)
+
+    def only(self, audiences: Iterable[Audience]) -> "Hint":
+        """Return what of it is for these audiences."""
+        return reduce(or_, map(self.part, audiences), NOTHING)
+
+
+NOTHING = Hint()
+"""A hint to nobody."""
