@@ -104,7 +104,7 @@ class Comparison:
         for run in runs:
             if not run.state.closed:
                 reason = "it has ended already, as its object says; the database was restored from before that"
-                await store.terminate(run.namespace, run.id, reason)
+                await store.terminate(run.namespace, run.id, reason, run.run_id)
                 logger.warning("run %d of %s/%s is closed: %s", run.run_id, run.namespace, run.id, reason)
 
     async def _without_strangers(

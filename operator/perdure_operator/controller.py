@@ -249,16 +249,16 @@ class Controller:
             if run is None or isinstance(action, Start):
                 continue
             if isinstance(action, Suspend):
-                await store.suspend(run.namespace, run.id, suspended=action.suspended)
+                await store.suspend(run.namespace, run.id, run.run_id, suspended=action.suspended)
                 logger.info("%s/%s is %s", run.namespace, run.id, "suspended" if action.suspended else "resumed")
                 continue
             if isinstance(action, Terminate):
-                await store.terminate(run.namespace, run.id, action.reason)
+                await store.terminate(run.namespace, run.id, action.reason, run.run_id)
                 logger.info("%s/%s is terminated: %s", run.namespace, run.id, action.reason)
                 continue
             if isinstance(action, Cancel):
                 event = WorkflowExecutionCancelRequested(action.reason, uuid.uuid4().hex)
-                await store.deliver(run.namespace, run.id, event)
+                await store.deliver(run.namespace, run.id, event, run.run_id)
                 logger.info(
                     "%s/%s is asked to cancel: %s", run.namespace, run.id, action.reason, extra=_about(job, run)
                 )
@@ -266,7 +266,9 @@ class Controller:
                     self._later(UNTOUCHED_AFTER, lambda: self._again(job))
                 continue
             if await _is_untouched(store, run):
-                await store.terminate(run.namespace, run.id, f"cancelled before any of its code ran: {action.reason}")
+                await store.terminate(
+                    run.namespace, run.id, f"cancelled before any of its code ran: {action.reason}", run.run_id
+                )
                 logger.info("%s/%s is closed; no worker had taken it", run.namespace, run.id, extra=_about(job, run))
 
     def _wait_for_name(self, job: Job) -> None:

@@ -274,3 +274,40 @@ async def test_an_owner_can_close_a_run_that_ran_out_of_time(stage: Stage) -> No
     assert (answer.recorded, answer.ended) == (True, True)
     summary = await stage.summary()
     assert (summary.phase, summary.outcome) == ("TimedOut", event)
+
+
+@behaviour
+async def test_what_is_meant_for_a_run_does_not_reach_its_successor(stage: Stage) -> None:
+    """Whoever has looked at a run decides about that one; meanwhile it may close, and its id be used again."""
+    store = stage.store
+    lease = await stage.worker()
+    first = (await stage.start()).run_id
+    await store.terminate(NAMESPACE, "order-1", "enough")
+    second = await stage.owned(lease)
+    await stage.flush(lease, second, Hold(reason="Broken", message="by itself"))
+    cancel = WorkflowExecutionCancelRequested("not you", "c")
+    assert await store.deliver(NAMESPACE, "order-1", cancel, first) is None
+    assert await store.suspend(NAMESPACE, "order-1", first, suspended=True) is None
+    assert await store.resume(NAMESPACE, "order-1", first) is None
+    assert await store.terminate(NAMESPACE, "order-1", "not you", first) is None
+    summary = await stage.summary()
+    assert (summary.run_id, summary.phase, summary.cancel_requested) == (second, "Stalled", False)
+    assert await store.resume(NAMESPACE, "order-1", second) == second
+    assert await store.suspend(NAMESPACE, "order-1", second, suspended=True) == second
+    assert await store.deliver(NAMESPACE, "order-1", cancel, second) == second
+    assert await store.terminate(NAMESPACE, "order-1", "you", second) == second
+
+
+@behaviour
+async def test_messages_for_a_run_and_for_whichever_is_open_may_come_together(stage: Stage) -> None:
+    first = (await stage.start()).run_id
+    await stage.store.terminate(NAMESPACE, "order-1", "enough")
+    lease = await stage.worker()
+    second = await stage.owned(lease)
+    meant: list[RunId | None] = [None, first, second, None, second]
+    told = await asyncio.gather(
+        *(stage.store.deliver(NAMESPACE, "order-1", signal(f"s{n}"), run_id) for n, run_id in enumerate(meant))
+    )
+    assert told == [second, None, second, second, second]
+    found = await stage.store.inbox(lease)
+    assert names(found) == [(1, "s0"), (2, "s2"), (3, "s3"), (4, "s4")]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from perdure.model.events import Incoming, SignalReceived, WorkflowExecutionCancelRequested
+from perdure.model.runs import RunId
 from perdure.store.postgres import PostgresStore
 from tests.support.stores import NAMESPACE, PostgresStage, behaviour, close, eventually, names, raw, turn
 from tests.support.wire import Wire
@@ -41,11 +42,12 @@ async def unanswered(
     stage: PostgresStage,
     ask: Callable[[PostgresStore], Coroutine[Any, Any, T]],
     meanwhile: Callable[[], Coroutine[Any, Any, object]],
+    statement: str = "perdure.inbox",
 ) -> T:
     """Ask, lose the answer, do something before the repeat, and return what the repeat says."""
     async with Wire(stage.dsn) as wire:
         store = await PostgresStore.connect(wire.dsn())
-        wire.lose_answer_to("perdure.inbox")
+        wire.lose_answer_to(statement)
         asked = asyncio.create_task(ask(store))
         await eventually(wire.has_lost)
         await wire.go_down()
@@ -104,6 +106,21 @@ async def test_a_repeated_termination_does_not_end_another_run_of_the_same_id(st
     second = await stage.summary()
     assert second.run_id != first.run_id
     assert not second.state.closed
+
+
+@behaviour
+async def test_a_repeated_suspension_does_not_hold_up_another_run_of_the_same_id(stage: PostgresStage) -> None:
+    first = await stage.start()
+
+    async def start_another() -> None:
+        await stage.store.terminate(NAMESPACE, "order-1", "enough")
+        await stage.start()
+
+    def suspend(store: PostgresStore) -> Coroutine[Any, Any, RunId | None]:
+        return store.suspend(NAMESPACE, "order-1", first.run_id, suspended=True)
+
+    assert await unanswered(stage, suspend, start_another, "SET suspended") is None
+    assert not (await stage.summary()).suspended
 
 
 @behaviour

@@ -124,7 +124,8 @@ class WorkflowHandle(Generic[R]):
         Raises `WorkflowNotFoundError`, `WorkflowClosedError`, or `RequestError` for a run that is asked to cancel.
         """
         client = self._client
-        if await client.store.suspend(client.namespace, self.id, suspended=True) is None:
+        run = await client.handle(self.id).describe()
+        if await client.store.suspend(client.namespace, self.id, run.run_id, suspended=True) is None:
             if (await client.handle(self.id).describe()).state.closed:
                 raise await client.why_not(self.id)
             message = f"{self.id} is asked to cancel and has to go on to do so"
@@ -136,8 +137,8 @@ class WorkflowHandle(Generic[R]):
         run = await client.handle(self.id).describe()
         suspended = run.suspended and not run.state.closed
         if suspended:
-            await client.store.suspend(client.namespace, self.id, suspended=False)
-        return await client.store.resume(client.namespace, self.id) is not None or suspended
+            await client.store.suspend(client.namespace, self.id, run.run_id, suspended=False)
+        return await client.store.resume(client.namespace, self.id, run.run_id) is not None or suspended
 
     async def describe(self) -> RunSummary:
         """Return where the run stands."""

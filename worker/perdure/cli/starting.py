@@ -211,12 +211,12 @@ async def _steer(client: Client, document: WorkflowInstance, run: RunSummary) ->
     store, cancel = client.store, document.cancel
     reason = (cancel.reason if cancel is not None else "") or "its document says cancel"
     if cancel is not None and cancel.mode == "Terminate":
-        done, word = await store.terminate(run.namespace, run.id, reason), "terminated"
+        done, word = await store.terminate(run.namespace, run.id, reason, run.run_id), "terminated"
     elif cancel is not None and not run.cancel_requested:
         request = WorkflowExecutionCancelRequested(reason, uuid.uuid4().hex)
-        done, word = await store.deliver(run.namespace, run.id, request), "cancel requested"
+        done, word = await store.deliver(run.namespace, run.id, request, run.run_id), "cancel requested"
     elif document.suspend != run.suspended and not run.cancel_requested:
-        done = await store.suspend(run.namespace, run.id, suspended=document.suspend)
+        done = await store.suspend(run.namespace, run.id, run.run_id, suspended=document.suspend)
         word = "suspended" if document.suspend else "resumed"
     else:
         return "unchanged"

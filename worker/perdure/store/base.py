@@ -146,11 +146,16 @@ class Store(Protocol):
     async def owned(self, lease: Lease) -> list[RunId]:
         """Return the runs that this worker owns. One that it knows nothing of was lost with an acknowledgement."""
 
-    async def deliver(self, namespace: str, instance: str, event: Incoming) -> RunId | None:
-        """Put a message into the inbox of the open run of ``instance``; None when there is no open run."""
+    # What is done to the open run of an instance. With ``run_id`` it is done to this run alone: whoever has looked at a
+    # run before does not want its successor. The answer is None when it is not open (any more).
 
-    async def terminate(self, namespace: str, instance: str, reason: str) -> RunId | None:
-        """Close the open run of ``instance`` now; its owner finds out. None when there is no open run."""
+    async def deliver(
+        self, namespace: str, instance: str, event: Incoming, run_id: RunId | None = None
+    ) -> RunId | None:
+        """Put a message into the inbox of the open run of ``instance``."""
+
+    async def terminate(self, namespace: str, instance: str, reason: str, run_id: RunId | None = None) -> RunId | None:
+        """Close the open run of ``instance`` now; its owner finds out."""
 
     async def register(self, info: WorkerInfo) -> Lease:
         """Create a worker with a fresh id and a random epoch."""
@@ -186,10 +191,12 @@ class Store(Protocol):
         frees them once there is such a worker. Suspended runs are left alone. Returns how many.
         """
 
-    async def resume(self, namespace: str, instance: str) -> RunId | None:
-        """Make a held run ready again; None when there is no held run of this id."""
+    async def resume(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunId | None:
+        """Make a held run ready again; None when it is not held."""
 
-    async def suspend(self, namespace: str, instance: str, *, suspended: bool) -> RunId | None:
+    async def suspend(
+        self, namespace: str, instance: str, run_id: RunId | None = None, *, suspended: bool
+    ) -> RunId | None:
         """Let nobody take the open run until it is resumed in the same way; its owner is told to let go of it.
 
         Messages, timers and the timeout are kept and count on. A request to cancel ends the suspension, and None is the

@@ -101,10 +101,12 @@ class MemoryStore(MemoryWorkers):
             self._fence(lease)
             return [run.id for run in self.runs.values() if run.owner == lease.worker]
 
-    async def deliver(self, namespace: str, instance: str, event: Incoming) -> RunId | None:
+    async def deliver(
+        self, namespace: str, instance: str, event: Incoming, run_id: RunId | None = None
+    ) -> RunId | None:
         """Number the message and put it into the inbox of the open run; a parked run is ready then."""
         with self.lock:
-            run = self._open_run(namespace, instance)
+            run = self._open_run(namespace, instance, run_id)
             if run is None:
                 return None
             if isinstance(event, WorkflowExecutionCancelRequested):
@@ -113,12 +115,12 @@ class MemoryStore(MemoryWorkers):
             self._hint_mail(run)
             return run.id
 
-    async def terminate(self, namespace: str, instance: str, reason: str) -> RunId | None:
+    async def terminate(self, namespace: str, instance: str, reason: str, run_id: RunId | None = None) -> RunId | None:
         """Close the open run; the last message in its inbox tells its owner."""
         event = WorkflowExecutionTerminated(reason)
         records.check_texts(reason)
         with self.lock:
-            run = self._open_run(namespace, instance)
+            run = self._open_run(namespace, instance, run_id)
             if run is None:
                 return None
             last = max(run.history)
@@ -135,20 +137,22 @@ class MemoryStore(MemoryWorkers):
                 self.hint(Hint(workers=frozenset({owner})))
             return run.id
 
-    async def resume(self, namespace: str, instance: str) -> RunId | None:
+    async def resume(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunId | None:
         """Make a held run ready again."""
         with self.lock:
-            run = self._open_run(namespace, instance)
+            run = self._open_run(namespace, instance, run_id)
             if run is None or run.state is not RunState.HELD:
                 return None
             run.held_builds.clear()
             self._free_held(run)
             return run.id
 
-    async def suspend(self, namespace: str, instance: str, *, suspended: bool) -> RunId | None:
+    async def suspend(
+        self, namespace: str, instance: str, run_id: RunId | None = None, *, suspended: bool
+    ) -> RunId | None:
         """Let nobody take the open run, or let them again."""
         with self.lock:
-            run = self._open_run(namespace, instance)
+            run = self._open_run(namespace, instance, run_id)
             if run is None or (suspended and run.cancel_requested):
                 return None
             if run.suspended != suspended:
@@ -241,10 +245,10 @@ class MemoryStore(MemoryWorkers):
 
     # The steps
 
-    def _open_run(self, namespace: str, instance: str) -> RunRow | None:
+    def _open_run(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunRow | None:
         for run in self.runs.values():
             if run.namespace == namespace and run.instance == instance and not run.state.closed:
-                return run
+                return run if run_id in {None, run.id} else None
         return None
 
     def _claimed(self, run: RunRow) -> ClaimedRun:

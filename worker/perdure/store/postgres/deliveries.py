@@ -14,8 +14,8 @@ from perdure.model.events import Incoming, SignalReceived, WorkflowExecutionCanc
 from perdure.model.hints import Hint
 from perdure.model.runs import RunId, RunState, WorkerId
 from perdure.store import records
-from perdure.store.postgres.arrays import boolean, byteas, int4s, texts
-from perdure.store.postgres.connection import AnswerLostError, Lanes, look_first
+from perdure.store.postgres.arrays import boolean, byteas, column, int4s, int8s, texts
+from perdure.store.postgres.connection import AnswerLostError, Lanes, Row, look_first
 from perdure.store.postgres.gathering import Ask, Gathering
 
 Delivered = tuple[RunId | None, Hint]
@@ -28,6 +28,7 @@ _NAMED = (SignalReceived, WorkflowExecutionCancelRequested)
 class _Message(Ask[Delivered]):
     namespace: str
     instance: str
+    run_id: RunId | None
     cancel: bool
     body: bytes
     mark: bytes | None
@@ -50,12 +51,12 @@ class Deliveries:
         self._gathering: Gathering[_Message] = Gathering("perdure-deliver", self._write)
         self.close = self._gathering.close
 
-    async def deliver(self, namespace: str, instance: str, event: Incoming) -> Delivered:
+    async def deliver(self, namespace: str, instance: str, event: Incoming, run_id: RunId | None) -> Delivered:
         """Put a message into the inbox of the open run; the run is None when there is no open one."""
         records.check_texts(namespace, instance)
         cancel = isinstance(event, WorkflowExecutionCancelRequested)
         mark = msgspec.json.encode(event.id) if isinstance(event, _NAMED) and event.id else None
-        message = _Message(namespace, instance, cancel, codec.encode_message(event), mark)
+        message = _Message(namespace, instance, run_id, cancel, codec.encode_message(event), mark)
         self._gathering.add(message)
         return await message.answer
 
@@ -63,6 +64,7 @@ class Deliveries:
         while batch:
             instances = {(message.namespace, message.instance) for message in batch}
             parameters = {
+                "runs": int8s(column([message.run_id for message in batch])),
                 "cancels": int4s([int(message.cancel) for message in batch]),
                 "bodies": byteas([message.body for message in batch]),
                 "several": boolean(len(instances) > 1),
@@ -73,19 +75,23 @@ class Deliveries:
             except AnswerLostError:
                 batch = await self._undelivered(batch)
                 continue
-            found = {(row[0], row[1]): (RunId(row[2]), mail_hint(row[3], row[4], row[5])) for row in rows}
-            for one in batch:
-                one.settle(found.get((one.namespace, one.instance), NOBODY))
+            _settle(batch, rows)
+            for message in batch:
+                message.settle(NOBODY)
             return
 
     async def _undelivered(self, batch: Sequence[_Message]) -> list[_Message]:
         """Settle the messages that an earlier try has delivered, whose runs may be closed by now; return the others."""
         parameters = {**_addresses(batch), "marks": byteas([message.mark for message in batch])}
         rows = await self._lanes.pick(len(batch)).fetch("delivered", parameters)
-        for place, run_id, owner, queue, state in rows:
-            batch[place - 1].settle((RunId(run_id), mail_hint(owner, queue, state)))
+        _settle(batch, rows)
         delivered = {row[0] for row in rows}
         return [message for place, message in enumerate(batch, start=1) if place not in delivered]
+
+
+def _settle(batch: Sequence[_Message], rows: Sequence[Row]) -> None:
+    for place, run_id, owner, queue, state in rows:
+        batch[place - 1].settle((RunId(run_id), mail_hint(owner, queue, state)))
 
 
 def _addresses(batch: Sequence[_Message]) -> dict[str, object]:

@@ -32,13 +32,14 @@ class Repeated:
         return self._parameters
 
 
-async def terminate(lane: Lane, namespace: str, instance: str, reason: str) -> tuple[RunId | None, Hint]:
+async def terminate(
+    lane: Lane, namespace: str, instance: str, reason: str, run_id: RunId | None
+) -> tuple[RunId | None, Hint]:
     """Close the open run; the last message in its inbox tells its owner."""
     records.check_texts(reason)
     event = WorkflowExecutionTerminated(reason, uuid.uuid4().hex)
     parameters = {
-        "namespace": text(namespace),
-        "instance": text(instance),
+        **_target(namespace, instance, run_id),
         "outcome": Bytea(records.encode_outcome(event)),
         "event": Bytea(_encoder.encode(event)),
     }
@@ -54,22 +55,22 @@ async def terminate(lane: Lane, namespace: str, instance: str, reason: str) -> t
             rows = await lane.fetch("terminated", parameters)
     if not rows:
         return None, NOTHING
-    run_id, owner, changed = rows[0]
+    closed, owner, changed = rows[0]
     workers = frozenset() if owner is None else frozenset({WorkerId(owner)})
-    return RunId(run_id), Hint(workers=workers, closed=True, changed=changed)
+    return RunId(closed), Hint(workers=workers, closed=True, changed=changed)
 
 
-async def resume(lane: Lane, namespace: str, instance: str) -> tuple[RunId | None, Hint]:
+async def resume(lane: Lane, namespace: str, instance: str, run_id: RunId | None) -> tuple[RunId | None, Hint]:
     """Make a held run ready again."""
-    parameters = {"namespace": text(namespace), "instance": text(instance)}
+    parameters = _target(namespace, instance, run_id)
     repeated = Repeated(parameters)
     rows = await lane.fetch("resume", parameters, on_repeat=repeated.again)
     if not rows and repeated.happened:
         rows = await lane.fetch("resumed", parameters)  # by the try whose answer was lost
     if not rows:
         return None, NOTHING
-    run_id, queue, changed = rows[0]
-    return RunId(run_id), Hint(queues=frozenset({queue}), changed=changed)
+    resumed, queue, changed = rows[0]
+    return RunId(resumed), Hint(queues=frozenset({queue}), changed=changed)
 
 
 async def adopt(lane: Lane, run_id: RunId, key: str) -> Hint:
@@ -78,14 +79,21 @@ async def adopt(lane: Lane, run_id: RunId, key: str) -> Hint:
     return Hint(changed=bool(rows))
 
 
-async def suspend(lane: Lane, namespace: str, instance: str, *, suspended: bool) -> tuple[RunId | None, Hint]:
+async def suspend(
+    lane: Lane, namespace: str, instance: str, run_id: RunId | None, *, suspended: bool
+) -> tuple[RunId | None, Hint]:
     """Let nobody take the open run, or let them again."""
-    parameters = {"namespace": text(namespace), "instance": text(instance), "suspended": boolean(suspended)}
+    parameters = {**_target(namespace, instance, run_id), "suspended": boolean(suspended)}
     rows = await lane.fetch("suspend", parameters)
     if not rows:
         return None, NOTHING
-    run_id, owner, queue, changed = rows[0]
+    found, owner, queue, changed = rows[0]
     if suspended:
         told = frozenset() if owner is None else frozenset({WorkerId(owner)})
-        return RunId(run_id), Hint(workers=told, changed=changed)
-    return RunId(run_id), Hint(queues=frozenset({queue}), changed=changed)
+        return RunId(found), Hint(workers=told, changed=changed)
+    return RunId(found), Hint(queues=frozenset({queue}), changed=changed)
+
+
+def _target(namespace: str, instance: str, run_id: RunId | None) -> dict[str, object]:
+    """Return the parameters that name the open run of an instance: whichever it is, or this one alone."""
+    return {"namespace": text(namespace), "instance": text(instance), "run": int8(run_id)}

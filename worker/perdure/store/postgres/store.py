@@ -96,17 +96,19 @@ class PostgresStore(PostgresReads):
         """Create the run and its turn 0, or return the run that has the key or the id already."""
         return self._births.start(new, taker)
 
-    async def deliver(self, namespace: str, instance: str, event: Incoming) -> RunId | None:
+    async def deliver(
+        self, namespace: str, instance: str, event: Incoming, run_id: RunId | None = None
+    ) -> RunId | None:
         """Number the message and put it into the inbox of the open run; a parked run is ready then."""
-        run_id, hint = await self._deliveries.deliver(namespace, instance, event)
+        told, hint = await self._deliveries.deliver(namespace, instance, event, run_id)
         self.hint(hint)
-        return run_id
+        return told
 
-    async def terminate(self, namespace: str, instance: str, reason: str) -> RunId | None:
+    async def terminate(self, namespace: str, instance: str, reason: str, run_id: RunId | None = None) -> RunId | None:
         """Close the open run; the last message in its inbox tells its owner."""
-        run_id, hint = await starting.terminate(self._misc, namespace, instance, reason)
+        closed, hint = await starting.terminate(self._misc, namespace, instance, reason, run_id)
         self.hint(hint)
-        return run_id
+        return closed
 
     async def hold_unknown(self, lease: Lease) -> int:
         """Hold ready runs that no worker can take."""
@@ -114,21 +116,23 @@ class PostgresStore(PostgresReads):
         self.hint(hint)
         return held
 
-    async def resume(self, namespace: str, instance: str) -> RunId | None:
+    async def resume(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunId | None:
         """Make a held run ready again."""
-        run_id, hint = await starting.resume(self._misc, namespace, instance)
+        resumed, hint = await starting.resume(self._misc, namespace, instance, run_id)
         self.hint(hint)
-        return run_id
+        return resumed
 
     async def adopt(self, run_id: RunId, key: str) -> None:
         """Give a run the key of another object."""
         self.hint(await starting.adopt(self._misc, run_id, key))
 
-    async def suspend(self, namespace: str, instance: str, *, suspended: bool) -> RunId | None:
+    async def suspend(
+        self, namespace: str, instance: str, run_id: RunId | None = None, *, suspended: bool
+    ) -> RunId | None:
         """Let nobody take the open run, or let them again."""
-        run_id, hint = await starting.suspend(self._misc, namespace, instance, suspended=suspended)
+        found, hint = await starting.suspend(self._misc, namespace, instance, run_id, suspended=suspended)
         self.hint(hint)
-        return run_id
+        return found
 
     # Workers and their leases
 

@@ -121,18 +121,16 @@ WHERE h.events = a.turn OR position(a.event IN h.events) > 0;
 -- name: deliver
 -- Messages for open runs, numbered by them, those for one run in the order given. Several runs are locked in the order
 -- in which everybody locks runs; one alone needs no lock before its change.
-WITH asked AS MATERIALIZED (
-    SELECT namespace, instance, bool_or(cancel = 1) AS cancel, array_agg(body ORDER BY place) AS bodies
-    FROM unnest(:namespaces::text[], :instances::text[], :cancels::integer[], :bodies::bytea[])
-        WITH ORDINALITY AS a (namespace, instance, cancel, body, place)
-    GROUP BY namespace, instance
-), found AS MATERIALIZED (
-    SELECT a.*, r.id
-    FROM asked a CROSS JOIN LATERAL (
+WITH found AS MATERIALIZED (
+    SELECT r.id, bool_or(a.cancel = 1) AS cancel, array_agg(a.body ORDER BY a.place) AS bodies, array_agg(a.place) AS places
+    FROM unnest(:namespaces::text[], :instances::text[], :runs::bigint[], :cancels::integer[], :bodies::bytea[])
+        WITH ORDINALITY AS a (namespace, instance, run, cancel, body, place)
+    CROSS JOIN LATERAL (
         SELECT id FROM perdure.run
-        WHERE namespace = a.namespace AND instance = a.instance AND closed_at IS NULL
+        WHERE namespace = a.namespace AND instance = a.instance AND closed_at IS NULL AND id = coalesce(a.run, id)
         OFFSET 0
     ) r
+    GROUP BY r.id
 ), locked AS MATERIALIZED (
     SELECT r.id FROM (SELECT id FROM found WHERE :several::boolean ORDER BY id) f CROSS JOIN LATERAL (
         SELECT id FROM perdure.run WHERE id = f.id AND (closed_at IS NULL) IS TRUE FOR NO KEY UPDATE
@@ -147,13 +145,13 @@ WITH asked AS MATERIALIZED (
     FROM found a
     WHERE r.id = ANY (ARRAY[a.id]) AND (r.closed_at IS NULL) IS TRUE
       AND (NOT :several::boolean OR a.id IN (SELECT id FROM locked))
-    RETURNING r.namespace, r.instance, r.id, r.owner, r.queue, r.state, r.mail - cardinality(a.bodies) AS before, a.bodies
+    RETURNING a.places, r.id, r.owner, r.queue, r.state, r.mail - cardinality(a.bodies) AS before, a.bodies
 ), noted AS (
     INSERT INTO perdure.inbox (run_id, number, owner, body)
     SELECT t.id, t.before + b.place, t.owner, b.body
     FROM told t CROSS JOIN unnest(t.bodies) WITH ORDINALITY AS b (body, place)
 )
-SELECT namespace, instance, id, owner, queue, state FROM told;
+SELECT unnest(places), id, owner, queue, state FROM told;
 
 -- name: delivered
 -- Which of these messages an earlier try has delivered, whatever became of their runs: each has an id of its own, which
@@ -183,6 +181,7 @@ CROSS JOIN LATERAL (
 WITH target AS MATERIALIZED (
     SELECT id, owner, mail, key FROM perdure.run
     WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL
+      AND id = coalesce(:run::bigint, id)
     FOR NO KEY UPDATE
 ), closed AS (
     UPDATE perdure.run r
@@ -240,6 +239,7 @@ INSERT INTO perdure.status_change (run_id) SELECT id FROM adopted RETURNING run_
 WITH target AS MATERIALIZED (
     SELECT id, key, queue FROM perdure.run
     WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL AND (state = 3) IS TRUE
+      AND id = coalesce(:run::bigint, id)
     FOR NO KEY UPDATE
 ), freed AS (
     UPDATE perdure.run r
@@ -253,14 +253,15 @@ SELECT id, queue, key IS NOT NULL FROM target;
 
 -- name: resumed
 SELECT id, queue, key IS NOT NULL FROM perdure.run
-WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL AND state <> 3;
+WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL AND state <> 3
+  AND id = coalesce(:run::bigint, id);
 
 -- name: suspend
 -- Sets the wish, or takes it back. A run that is asked to cancel goes on, so that it can.
 WITH target AS MATERIALIZED (
     SELECT id, key, owner, queue, suspended FROM perdure.run
     WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL
-      AND NOT (cancel_requested AND :suspended::boolean)
+      AND id = coalesce(:run::bigint, id) AND NOT (cancel_requested AND :suspended::boolean)
     FOR NO KEY UPDATE
 ), told AS (
     UPDATE perdure.run r SET suspended = :suspended::boolean
