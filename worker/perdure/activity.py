@@ -198,7 +198,11 @@ def info() -> ActivityInfo:
 
 
 def heartbeat(details: Any = None) -> None:
-    """Say that the attempt is alive. The next attempt finds the last ``details`` in its info."""
+    """Say that the attempt is alive.
+
+    When it fails, the next one finds the last ``details`` in its info if the owner of the run makes both: they are kept
+    in its memory. A worker that ends takes them with it, and attempts through the task table begin without.
+    """
     _context("heartbeat").beat(details)
 
 
