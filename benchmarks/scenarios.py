@@ -40,15 +40,16 @@ def sequential(scale: Scale) -> Scenario:
     steps: list[Step] = []
     for count, fast, slow in ((1, 60, 15), (10, 500, 60), (50, 2_000, 100), (500, 2_000, 500)):
         setting = f"{count} in flight"
+        turns = scale.rounds if count != 50 else 2 * scale.rounds + 1  # most targets are about this one
         ours, theirs = chains(count, fast * scale.factor), chains(count, slow)
         quick = chains(count, max(100, 4 * count))
-        mine = Step(setting=setting, subject=PERDURE, ask="sequential", arguments=ours, warm=quick, rounds=scale.rounds)
+        mine = Step(setting=setting, subject=PERDURE, ask="sequential", arguments=ours, warm=quick, rounds=turns)
         steps += [mine, Step(**{**vars(mine), "subject": PERDURE_UVLOOP})]
         longer = chains(count, 2 * fast * scale.factor)  # the core is several times as fast
         steps += [Step(**{**vars(mine), "subject": core, "arguments": longer}) for core in (CORE, CORE_UVLOOP)]
         steps.append(floor_of(mine))
         # DBOS takes a quarter of a minute for 2,500 activities: there its rounds are few at the default scale.
-        rounds = scale.rounds if count < 500 or scale.factor > 1 else 1
+        rounds = turns if count < 500 or scale.factor > 1 else 1
         warm = chains(min(count, 50), min(count, 50))
         steps.append(Step(setting=setting, subject=DBOS, ask="sequential", arguments=theirs, warm=warm, rounds=rounds))
     about = f"Workflows of {ACTIVITIES} activities, one after the other; a new one starts where one has ended."

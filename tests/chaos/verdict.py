@@ -34,8 +34,11 @@ LEFTOVERS: Final = {
     "WHERE r.state >= 10",
     "tasks of closed runs": "SELECT t.run_id FROM perdure.task t JOIN perdure.run r ON r.id = t.run_id "
     "WHERE r.state >= 10",
-    "messages and tasks without a run": "SELECT run_id FROM (SELECT run_id FROM perdure.inbox UNION ALL "
-    "SELECT run_id FROM perdure.task) m WHERE NOT EXISTS (SELECT FROM perdure.run r WHERE r.id = m.run_id)",
+    "heartbeats of closed runs": "SELECT b.run_id FROM perdure.heartbeat b JOIN perdure.run r ON r.id = b.run_id "
+    "WHERE r.state >= 10",
+    "messages, tasks and heartbeats without a run": "SELECT run_id FROM (SELECT run_id FROM perdure.inbox UNION ALL "
+    "SELECT run_id FROM perdure.task UNION ALL SELECT run_id FROM perdure.heartbeat) m "
+    "WHERE NOT EXISTS (SELECT FROM perdure.run r WHERE r.id = m.run_id)",
     "payloads without a turn": "SELECT p.run_id FROM perdure.payload p WHERE NOT EXISTS "
     "(SELECT FROM perdure.history h WHERE h.run_id = p.run_id AND h.seq = p.seq)",
     "histories without a run": "SELECT DISTINCT run_id FROM perdure.history h WHERE NOT EXISTS "

@@ -78,6 +78,7 @@ async def refused() -> None:
 
 @activity.define(retry=PATIENT)
 async def elsewhere(number: int) -> int:
+    activity.heartbeat({"number": number})
     if note() < 2:
         raise ConnectionError("try again elsewhere")
     return number * 10
@@ -107,6 +108,7 @@ async def stuck() -> None:
 async def stuck_twice() -> str:
     """Never end, but for the third time that this is tried anywhere."""
     before = Process.journal.read_text().count(f"attempt {activity.info().workflow_id} ")
+    activity.heartbeat({"before": before})
     note()
     if before < 2:
         await asyncio.Event().wait()

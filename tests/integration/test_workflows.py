@@ -5,7 +5,6 @@ import threading
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
@@ -181,29 +180,6 @@ async def test_a_thread_is_told_when_its_time_is_up(world: World) -> None:
             return calls == {"told to stop": 1}
 
         await eventually(told)
-    await world.close()
-
-
-@activity.define(heartbeat_timeout=0.2, retry=QUICKLY)
-async def silent() -> Any:
-    found = activity.info().heartbeat_details
-    if found is not None:
-        return {"attempt": activity.info().attempt, "details": found}
-    activity.heartbeat({"line": 7})
-    await asyncio.sleep(30)
-    return None
-
-
-@workflow.define
-async def listening() -> Any:
-    return await silent()
-
-
-@run_async
-async def test_silence_ends_an_attempt_and_the_next_one_sees_the_last_details(world: World) -> None:
-    client = await world.client()
-    async with Worker(client, workflows=[listening], activities=[silent]):
-        assert await (await client.start(listening)).result() == {"attempt": 2, "details": {"line": 7}}
     await world.close()
 
 

@@ -151,7 +151,7 @@ class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What an attempt knows about itself.
 
     ``attempt`` counts from 1, and ``seq`` the steps of the run.
-    ``heartbeat_details`` is what the attempt before said last.
+    ``heartbeat_details`` is what the attempt before said last, or one before it: JSON values.
     """
 
     name: str
@@ -200,8 +200,9 @@ def info() -> ActivityInfo:
 def heartbeat(details: Any = None) -> None:
     """Say that the attempt is alive.
 
-    When it fails, the next one finds the last ``details`` in its info if the owner of the run makes both: they are kept
-    in its memory. A worker that ends takes them with it, and attempts through the task table begin without.
+    The next attempt finds the last ``details`` in its info, wherever it is made. They are recorded once a second, as
+    JSON: what was a dataclass comes back as a dict. A worker that vanishes takes those of its last second with it.
+    Raises `PayloadError` when they cannot be recorded.
     """
     _context("heartbeat").beat(details)
 

@@ -4,7 +4,7 @@ What lives here: frozen data and the table of moves. What must not: SQL, clocks,
 decisions. Stores, runtime, client and operator all speak in these types.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import IntEnum
 from typing import NewType
@@ -155,8 +155,8 @@ class InboxItem(msgspec.Struct, frozen=True, gc=False):
 class ClaimedRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A run with everything needed to go on: whole history and inbox, in order.
 
-    ``tasks`` are the ``seq`` of the activities that have a row in the task table. A ``suspect`` may be what ended its
-    last owners.
+    ``tasks`` are the ``seq`` of the activities that have a row in the task table; ``details`` has what attempts said
+    with their last heartbeats, by ``seq``. A ``suspect`` may be what ended its last owners.
     """
 
     info: RunInfo
@@ -167,6 +167,7 @@ class ClaimedRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     created_at: Microseconds
     deadline: Microseconds | None
     suspect: bool = False
+    details: Mapping[int, bytes] = {}
 
 
 class Visible(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -265,6 +266,15 @@ class ClaimedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     options: bytes
     attempt: int
     last_failure: Failure | None
+    details: bytes | None = None
+
+
+class Heartbeat(msgspec.Struct, frozen=True, gc=False):
+    """What the attempt under way of an activity says: the JSON that its next attempt may go on from."""
+
+    run_id: RunId
+    seq: int
+    details: bytes
 
 
 class TaskDone(msgspec.Struct, frozen=True, kw_only=True, gc=False):

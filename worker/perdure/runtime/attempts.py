@@ -38,7 +38,7 @@ class Job(msgspec.Struct, frozen=True):
     seq: int
     input: msgspec.Raw
     options: ActivityOptions
-    details: Any = None
+    details: bytes | None = None
 
     @property
     def info(self) -> ActivityInfo:
@@ -50,7 +50,7 @@ class Job(msgspec.Struct, frozen=True):
             workflow_id=self.workflow_id,
             run_id=self.run_id,
             seq=self.seq,
-            heartbeat_details=self.details,
+            heartbeat_details=None if self.details is None else msgspec.json.decode(self.details),
         )
 
 
@@ -59,7 +59,7 @@ class Retry(msgspec.Struct, frozen=True):
 
     failure: Failure
     delay: float
-    details: Any = None
+    details: bytes | None = None
 
 
 Verdict = ActivityCompleted | ActivityFailed | Retry
@@ -69,7 +69,7 @@ _NOT_BEGUN = object()
 """What a thread returns that did not begin because the lease was over by then."""
 
 
-def judge(job: Job, error: BaseException, details: Any = None) -> Verdict:
+def judge(job: Job, error: BaseException, details: bytes | None = None) -> Verdict:
     """Decide what a failed attempt means: another one, or the end."""
     failure = record(error)
     policy = job.options.retry
@@ -121,7 +121,7 @@ class Attempt(msgspec.Struct, eq=False):
     _timers: list[asyncio.TimerHandle] = []
     _last_beat: float = 0.0
     _began: float = 0.0
-    _details: Any = None
+    _details: bytes | None = None
     over: bool = False
     cancelled: bool = False
 
@@ -238,9 +238,18 @@ class Attempt(msgspec.Struct, eq=False):
         self._owner.under_way.pop((self._job.run_id, self._job.seq), None)
 
     def beat(self, details: Any) -> None:
-        """Take note of a heartbeat, from any thread: both assignments are atomic, and only the last one counts."""
-        self._details = details
+        """Take note of a heartbeat, from any thread: assignments are atomic, and only the last one counts.
+
+        Raises `PayloadError` when the details cannot be recorded.
+        """
         self._last_beat = self._loop.time()
+        if details is not None:
+            what = f"what a heartbeat of activity {self._job.name} says"
+            raw = encode(details, what)
+            check_size(raw, what, self._owner.payload_limit)
+            self._details = bytes(raw)
+            if not self.over:
+                self._owner.on_heartbeat(self._job.run_id, self._job.seq, self._details)
 
     def _watch_heartbeat(self, allowed: float) -> None:
         left = self._last_beat + allowed - self._loop.time()
@@ -271,6 +280,7 @@ class Attempts:
         self.payload_limit = limits.payload
         self.on_free: Callable[[], None] = lambda: None
         self.may_begin: Callable[[], bool] = lambda: True
+        self.on_heartbeat: Callable[[int, int, bytes], None] = lambda *_: None
         self._loop = asyncio.get_running_loop()
         self.under_way: dict[tuple[int, int], Attempt] = {}
         """By run and step, also those that wait for a slot."""

@@ -14,7 +14,6 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from perdure.engine.primitives.activity import PendingActivity
 from perdure.engine.replay import replay
@@ -78,7 +77,7 @@ class Execution:
         self._seen = self._consumed = claimed.mail - len(claimed.inbox)
         self._local: set[int] = set()
         self._remote: set[int] = set(claimed.tasks)
-        self._details: dict[int, Any] = {}
+        self._details = dict(claimed.details)
         self._agenda: list[tuple[int, int]] = []
         if claimed.deadline is not None:
             self._agenda.append((claimed.deadline, DEADLINE))
@@ -287,7 +286,8 @@ class Execution:
         seq = job.seq
         self._local.discard(seq)
         if isinstance(verdict, Retry):
-            self._details[seq] = verdict.details
+            if verdict.details is not None:
+                self._details[seq] = verdict.details
             retry_at = self.home.clock.now() + round(verdict.delay * MICROSECONDS)
             self._post(ActivityAttemptFailed(seq, job.attempt, verdict.failure, retry_at))
         else:

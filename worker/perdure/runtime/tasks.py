@@ -17,6 +17,7 @@ from perdure.model.runs import ClaimedTask, Lease, TaskDone, TaskResult, TaskRet
 from perdure.store.base import Store
 
 from .attempts import Attempts, Job, Retry, Verdict
+from .heartbeats import Heartbeats
 from .options import decode_options
 from .waiting import hinted
 
@@ -33,10 +34,13 @@ UNKNOWN_DELAY = 5.0
 class TaskLoop:
     """Takes tasks and answers them."""
 
-    def __init__(self, store: Store, lease: Lease, attempts: Attempts, poll: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, lease: Lease, attempts: Attempts, heartbeats: Heartbeats, poll: Callable[[], float]
+    ) -> None:
         self._store = store
         self._lease = lease
         self._attempts = attempts
+        self._heartbeats = heartbeats
         self._poll = poll
         self._news = asyncio.Event()
         self._answers: list[TaskResult] = []
@@ -133,6 +137,7 @@ class TaskLoop:
             seq=task.seq,
             input=msgspec.Raw(task.input),
             options=options,
+            details=task.details,
         )
         self._attempts.submit(job, lambda _, verdict: self._ended(task, verdict))
 
@@ -165,6 +170,7 @@ class TaskLoop:
         while self._answers:
             batch = self._answers[:500]
             try:
+                await self._heartbeats.send()  # whoever makes the next attempt finds them
                 await self._store.finish_tasks(self._lease, batch)
             except StoreUnavailableError:
                 await asyncio.sleep(0.5)

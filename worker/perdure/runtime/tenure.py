@@ -37,6 +37,7 @@ from .charge import Charge
 from .clock import StoreClock
 from .execution import Execution
 from .flush import Flusher
+from .heartbeats import Heartbeats
 from .lease import LeaseKeeper
 from .tasks import TaskLoop
 from .turns import TurnQueue
@@ -116,11 +117,14 @@ class Tenure:
             raise
         self.turns = TurnQueue()
         self.flusher = Flusher(charge.store, self.lease, self.turns, charge.tally, self.lost.set)
-        self._tasks = TaskLoop(charge.store, self.lease, self.attempts, self._pause_of_tasks)
+        self._heartbeats = Heartbeats(charge.store, self.lease)
+        self.attempts.on_heartbeat = self._heartbeats.note
+        self._tasks = TaskLoop(charge.store, self.lease, self.attempts, self._heartbeats, self._pause_of_tasks)
         self._tasks.on_rest = self._came_to_rest.set
         self.attempts.on_free = self._tasks.has_room
         self.attempts.may_begin = self._keeper.holds
-        for loop in (self._recover_loop, self._claim_loop, self._inbox_loop, self._tasks.run):
+        loops = (self._recover_loop, self._claim_loop, self._inbox_loop, self._tasks.run, self._heartbeats.keep_sending)
+        for loop in loops:
             self._loops.append(asyncio.create_task(self._watched(loop), name=f"perdure {loop.__qualname__}"))
 
     async def drain(self) -> None:
@@ -151,7 +155,10 @@ class Tenure:
         await self._keeper.stop()
         if not self.lost.is_set():
             try:
+                await self._heartbeats.send()
                 await self.charge.store.resign(self.lease)
+            except LeaseLostError:
+                pass  # then there is nothing left to give back
             except StoreUnavailableError as error:
                 logger.warning("could not resign; others wait until the lease expires: %s", error)
 

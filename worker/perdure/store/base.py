@@ -30,6 +30,7 @@ from perdure.model.runs import (
     Committed,
     Ended,
     Expired,
+    Heartbeat,
     HistoryEvent,
     InboxItem,
     Lease,
@@ -236,6 +237,13 @@ class Store(Protocol):
 
     async def finish_tasks(self, lease: Lease, results: Sequence[TaskResult]) -> None:
         """Record ends and failed attempts of tasks that this worker took; stale ones change nothing."""
+
+    async def heartbeat(self, lease: Lease, beats: Sequence[Heartbeat]) -> None:
+        """Keep the details of attempts under way, so that the next ones find them wherever they are made.
+
+        Those of activities that this worker does not carry out (any more) change nothing. They are kept until the run
+        closes. Raises `LeaseLostError`.
+        """
 
     def hint(self, hint: Hint) -> None:
         """Wake listeners soon, coalesced. May be lost; polling is the floor."""

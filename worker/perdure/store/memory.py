@@ -265,6 +265,7 @@ class MemoryStore(MemoryWorkers):
             created_at=run.created_at,
             deadline=run.deadline,
             suspect=run.takeovers >= SUSPECT,
+            details=dict(run.details),
         )
 
     def _hold_unreadable(self, run: RunRow, build: str, error: PayloadError) -> None:
@@ -340,6 +341,7 @@ class MemoryStore(MemoryWorkers):
         run.waiting_for = run.hold_reason = run.hold_message = ""
         run.inbox.clear()
         run.tasks.clear()
+        run.details.clear()
 
 
 def _looks_ended(run: RunRow, ending: Park | Close | Hold | Release | None) -> bool:

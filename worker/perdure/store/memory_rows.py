@@ -87,6 +87,7 @@ class RunRow:
     history: dict[int, bytes] = field(default_factory=dict)
     inbox: dict[int, InboxRow] = field(default_factory=dict)
     tasks: dict[int, TaskRow] = field(default_factory=dict)
+    details: dict[int, bytes] = field(default_factory=dict)
 
     def turns(self) -> tuple[Turn, ...]:
         """Return the history, in order."""

@@ -14,6 +14,7 @@ from perdure.model.hints import NOTHING, Audience, Hint
 from perdure.model.runs import (
     ClaimedTask,
     Expired,
+    Heartbeat,
     Lease,
     Renewal,
     RunId,
@@ -168,6 +169,7 @@ class MemoryWorkers(MemoryReads):
                     options=task.options,
                     attempt=task.attempt,
                     last_failure=task.last_failure,
+                    details=self.runs[task.run_id].details.get(task.seq),
                 )
                 for task in due[:limit]
             ]
@@ -194,6 +196,16 @@ class MemoryWorkers(MemoryReads):
                 else:
                     task.owner, task.attempt, task.last_failure = None, result.attempt, result.failure
                     task.available_at = self.clock() + round(result.delay * 1_000_000)
+
+    async def heartbeat(self, lease: Lease, beats: Sequence[Heartbeat]) -> None:
+        """Keep the details of attempts under way."""
+        with self.lock:
+            self._fence(lease)
+            for beat in beats:
+                run = self.runs.get(beat.run_id)
+                task = run.tasks.get(beat.seq) if run else None
+                if run is not None and not run.state.closed and lease.worker in {run.owner, task and task.owner}:
+                    run.details[beat.seq] = beat.details
 
     # Hints
 

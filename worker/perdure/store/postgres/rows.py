@@ -66,6 +66,7 @@ def claimed_run(row: Row, namespace: str) -> ClaimedRun:
         created_at=row[6],
         deadline=row[7],
         suspect=row[17],
+        details=dict(zip(row[18] or (), row[19] or (), strict=True)),
     )
 
 
@@ -81,6 +82,7 @@ def claimed_task(row: Row) -> ClaimedTask:
         options=row[6],
         attempt=row[7],
         last_failure=_failure(row[8]) if row[8] else None,
+        details=row[9],
     )
 
 

@@ -20,6 +20,7 @@ from perdure.model.runs import (
     Commit,
     Committed,
     Expired,
+    Heartbeat,
     Hold,
     InboxItem,
     Lease,
@@ -200,6 +201,10 @@ class PostgresStore(PostgresReads):
     async def finish_tasks(self, lease: Lease, results: Sequence[TaskResult]) -> None:
         """Record what became of tasks that this worker still has."""
         self.hint(await tasking.finish(self._misc, lease, results))
+
+    async def heartbeat(self, lease: Lease, beats: Sequence[Heartbeat]) -> None:
+        """Keep the details of attempts under way."""
+        await tasking.heartbeat(self._misc, lease, beats)
 
     # Hints
 

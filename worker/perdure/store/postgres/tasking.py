@@ -1,13 +1,13 @@
 """What became of tasks: ends go to the inbox of their run, failed attempts wait for the next one.
 
-What lives here: `finish`. Tasks are claimed by `owning`, queued and dropped by `flushing`.
+What lives here: `finish`, and `heartbeat`. Tasks are claimed by `owning`, queued and dropped by `flushing`.
 """
 
 from collections.abc import Sequence
 
 from perdure.model import codec
 from perdure.model.hints import Hint
-from perdure.model.runs import Lease, RunId, TaskDone, TaskResult, TaskRetry, WorkerId
+from perdure.model.runs import Heartbeat, Lease, RunId, TaskDone, TaskResult, TaskRetry, WorkerId
 from perdure.store.postgres import rows
 from perdure.store.postgres.arrays import byteas, int4s, int8s
 from perdure.store.postgres.connection import Lane
@@ -23,6 +23,31 @@ async def owned(lane: Lane, lease: Lease) -> list[tuple[RunId, int]]:
     if not rows:
         raise lost(lease)
     return [(RunId(run_id), seq) for run_id, seq in rows if run_id is not None]
+
+
+async def heartbeat(lane: Lane, lease: Lease, beats: Sequence[Heartbeat]) -> None:
+    """Keep details of attempts under way; raise `LeaseLostError` when the lease is gone."""
+    part: list[Heartbeat] = []
+    size = 0
+    for beat in {(beat.run_id, beat.seq): beat for beat in beats}.values():  # a statement changes a row once
+        part.append(beat)
+        size += len(beat.details)
+        if len(part) == MOST_RESULTS or size > MOST_BYTES:
+            await _heartbeat(lane, lease, part)
+            part, size = [], 0
+    if part:
+        await _heartbeat(lane, lease, part)
+
+
+async def _heartbeat(lane: Lane, lease: Lease, beats: Sequence[Heartbeat]) -> None:
+    parameters = {
+        **fence(lease),
+        "runs": int8s([beat.run_id for beat in beats]),
+        "seqs": int4s([beat.seq for beat in beats]),
+        "details": byteas([beat.details for beat in beats]),
+    }
+    if not await lane.fetch("heartbeat", parameters):
+        raise lost(lease)
 
 
 async def finish(lane: Lane, lease: Lease, results: Sequence[TaskResult]) -> Hint:

@@ -85,7 +85,7 @@ WITH me AS MATERIALIZED (
 SELECT t.id, t.instance, t.workflow, t.queue, t.priority, t.mail,
        (extract(epoch FROM t.created_at) * 1000000)::bigint, (extract(epoch FROM t.deadline) * 1000000)::bigint,
        EXISTS (SELECT FROM started),
-       h.seqs, h.events, p.seqs, p.data, i.numbers, i.bodies, k.seqs, z.bytes, t.suspect, t.fresh
+       h.seqs, h.events, p.seqs, p.data, i.numbers, i.bodies, k.seqs, z.bytes, t.suspect, b.seqs, b.details, t.fresh
 FROM me
 LEFT JOIN taken t ON true
 LEFT JOIN LATERAL (
@@ -107,7 +107,11 @@ LEFT JOIN LATERAL (
 ) i ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(seq ORDER BY seq) AS seqs FROM perdure.task WHERE run_id = t.id
-) k ON true;
+) k ON true
+LEFT JOIN LATERAL (
+    SELECT array_agg(seq ORDER BY seq) AS seqs, array_agg(details ORDER BY seq) AS details
+    FROM perdure.heartbeat WHERE run_id = t.id
+) b ON true;
 
 -- name: flush_turns
 -- What "flush" does, for commits that are a turn and perhaps a close and nothing else: most of them. Half the work of the
@@ -135,6 +139,8 @@ WITH fence AS MATERIALIZED (
     RETURNING r.id, r.key IS NOT NULL AS changed
 ), abandoned AS (
     DELETE FROM perdure.task WHERE run_id = ANY (ARRAY(SELECT run_id FROM mine WHERE ending IS NOT NULL))
+), silenced AS (
+    DELETE FROM perdure.heartbeat WHERE run_id = ANY (ARRAY(SELECT run_id FROM mine WHERE ending IS NOT NULL))
 ), read AS (
     DELETE FROM perdure.inbox WHERE run_id = ANY (ARRAY(SELECT run_id FROM mine WHERE ending IS NOT NULL))
 ), changed AS (
@@ -210,6 +216,8 @@ WITH fence AS MATERIALIZED (
       AND (d.run_id IN (SELECT run_id FROM done WHERE ends AND ending >= 10)) IS NOT TRUE
 ), abandoned AS (
     DELETE FROM perdure.task WHERE run_id = ANY (ARRAY(SELECT run_id FROM done WHERE ends AND ending >= 10))
+), silenced AS (
+    DELETE FROM perdure.heartbeat WHERE run_id = ANY (ARRAY(SELECT run_id FROM done WHERE ends AND ending >= 10))
 ), read AS (
     DELETE FROM perdure.inbox i USING done
     WHERE (done.consumed IS NOT NULL OR done.ends AND done.ending >= 10)

@@ -212,6 +212,8 @@ WITH target AS MATERIALIZED (
     DELETE FROM perdure.inbox WHERE run_id = (SELECT id FROM target)
 ), dropped AS (
     DELETE FROM perdure.task WHERE run_id = (SELECT id FROM target)
+), silenced AS (
+    DELETE FROM perdure.heartbeat WHERE run_id = (SELECT id FROM target)
 ), noted AS (
     INSERT INTO perdure.inbox (run_id, number, owner, body)
     -- Nobody would ever read, or remove, a note to a worker that is gone.

@@ -33,7 +33,8 @@ WITH me AS MATERIALIZED (
     FROM me CROSS JOIN LATERAL (SELECT * FROM perdure.task WHERE owner = me.id OFFSET 0) t
     WHERE :again::boolean AND t.claim = :claim::bigint
 )
-SELECT t.run_id, r.instance, t.seq, t.queue, t.name, t.input, t.options, t.attempt, t.last_failure, true AS fresh
+SELECT t.run_id, r.instance, t.seq, t.queue, t.name, t.input, t.options, t.attempt, t.last_failure,
+       (SELECT details FROM perdure.heartbeat WHERE run_id = t.run_id AND seq = t.seq), true AS fresh
 FROM me LEFT JOIN (taken t JOIN perdure.run r ON r.id = ANY (ARRAY[t.run_id])) ON true
 ORDER BY t.available_at, t.run_id, t.seq;
 
@@ -84,3 +85,27 @@ WITH fence AS MATERIALIZED (
 SELECT (SELECT array_agg(DISTINCT owner) FROM mailed WHERE owner IS NOT NULL),
        (SELECT array_agg(DISTINCT queue) FROM mailed WHERE owner IS NULL AND state = 0)
 FROM fence;
+
+-- name: heartbeat
+-- Details of attempts under way: of runs that are the worker's, or of tasks that it has. The lock keeps the run from
+-- closing meanwhile, which removes them.
+WITH fence AS MATERIALIZED (
+    SELECT id FROM perdure.worker
+    WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
+    FOR KEY SHARE
+), asked AS MATERIALIZED (
+    SELECT * FROM unnest(:runs::bigint[], :seqs::integer[], :details::bytea[]) AS a (run_id, seq, details)
+), locked AS MATERIALIZED (
+    SELECT r.id, r.owner FROM fence CROSS JOIN (SELECT DISTINCT run_id FROM asked ORDER BY run_id) a
+    CROSS JOIN LATERAL (
+        SELECT id, owner FROM perdure.run WHERE id = a.run_id AND (closed_at IS NULL) IS TRUE FOR NO KEY UPDATE
+    ) r
+), kept AS (
+    INSERT INTO perdure.heartbeat (run_id, seq, details)
+    SELECT a.run_id, a.seq, a.details
+    FROM fence CROSS JOIN asked a JOIN locked ON locked.id = a.run_id
+    WHERE locked.owner = fence.id
+       OR fence.id = (SELECT owner FROM perdure.task WHERE run_id = a.run_id AND seq = a.seq)
+    ON CONFLICT (run_id, seq) DO UPDATE SET details = excluded.details
+)
+SELECT id FROM fence;
