@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
-from perdure.model.runs import NewTask, Park, Release, RunState, TaskDone
+from perdure.model.runs import Heartbeat, NewTask, Park, Release, RunState, TaskDone, Visible
 from perdure.store.postgres import PostgresStore, migrate
 from tests.support.stores import (
     NAMESPACE,
@@ -314,3 +314,23 @@ async def test_a_deadlock_is_repeated(stage: GatedStage) -> None:
         await beside.rollback()
     assert (await flush).recorded
     assert isinstance(ended, psycopg.errors.DeadlockDetected) or stage.store.statements["flush_turns"] == 2
+
+
+@pytest.mark.parametrize("visible", [None, Visible(text="nearly done")], ids=["short statement", "long statement"])
+def test_details_that_are_written_while_a_run_is_being_closed_go_with_it(
+    stage: GatedStage, visible: Visible | None
+) -> None:
+    @behaviour
+    async def close_late(stage: GatedStage) -> None:
+        gated = await stage.gated()
+        lease = await stage.worker()
+        run_id = await stage.owned(lease)
+        async with stage.gate():
+            closing = asyncio.create_task(gated.flush(lease, [commit(run_id, turn(1), close(), visible=visible)]))
+            await stage.stopped()
+            await stage.store.heartbeat(lease, [Heartbeat(run_id, 1, b"7")])
+            assert await stage.execute("SELECT count(*) FROM perdure.heartbeat") == [(1,)]
+        assert [answer.ended for answer in await closing] == [True]
+        assert await stage.execute("SELECT count(*) FROM perdure.heartbeat") == [(0,)]
+
+    close_late(stage)

@@ -93,7 +93,7 @@ class Flush:
             return False
         if not found:
             raise lost(self.lease)
-        recorded, changed, _ = found[0]
+        recorded, changed = found[0][:2]
         if recorded < len(items):
             return False
         for item in items:
@@ -105,7 +105,7 @@ class Flush:
         found = await self.lane.fetch("flush", {**fence(self.lease), **_arrays(items), **_task_arrays(items)})
         if not found:
             raise lost(self.lease)
-        left_out, ended, released, changed = found[0]
+        left_out, ended, released, changed = found[0][:4]
         places = set(ended or ())
         for place, item in enumerate(items, start=1):
             self.answers[item.place] = Committed(recorded=True, ended=place in places)

@@ -55,7 +55,7 @@ async def terminate(
             rows = await lane.fetch("terminated", parameters)
     if not rows:
         return None, NOTHING
-    closed, owner, changed = rows[0]
+    closed, owner, changed = rows[0][:3]
     workers = frozenset() if owner is None else frozenset({WorkerId(owner)})
     return RunId(closed), Hint(workers=workers, closed=True, changed=changed)
 

@@ -136,18 +136,17 @@ WITH fence AS MATERIALIZED (
         waiting_for = NULL, hold_reason = NULL, hold_message = NULL, outcome = mine.outcome
     FROM mine
     WHERE mine.ending IS NOT NULL AND r.id = ANY (ARRAY[mine.run_id]) AND r.owner = mine.worker
-    RETURNING r.id, r.key IS NOT NULL AS changed
+    RETURNING r.id, r.key IS NOT NULL AS changed, r.beats
 ), abandoned AS (
     DELETE FROM perdure.task WHERE run_id = ANY (ARRAY(SELECT run_id FROM mine WHERE ending IS NOT NULL))
-), silenced AS (
-    DELETE FROM perdure.heartbeat WHERE run_id = ANY (ARRAY(SELECT run_id FROM mine WHERE ending IS NOT NULL))
 ), read AS (
     DELETE FROM perdure.inbox WHERE run_id = ANY (ARRAY(SELECT run_id FROM mine WHERE ending IS NOT NULL))
 ), changed AS (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM closed WHERE changed RETURNING run_id
 )
 SELECT (SELECT count(*) FROM mine), EXISTS (SELECT FROM changed),
-       CASE WHEN :hint::text IS NOT NULL THEN pg_notify(:channel::text, :hint)::text END
+       CASE WHEN :hint::text IS NOT NULL THEN pg_notify(:channel::text, :hint)::text END,
+       (SELECT perdure.silence(array_agg(id)) FROM closed WHERE beats)
 FROM fence;
 
 -- name: flush
@@ -216,8 +215,6 @@ WITH fence AS MATERIALIZED (
       AND (d.run_id IN (SELECT run_id FROM done WHERE ends AND ending >= 10)) IS NOT TRUE
 ), abandoned AS (
     DELETE FROM perdure.task WHERE run_id = ANY (ARRAY(SELECT run_id FROM done WHERE ends AND ending >= 10))
-), silenced AS (
-    DELETE FROM perdure.heartbeat WHERE run_id = ANY (ARRAY(SELECT run_id FROM done WHERE ends AND ending >= 10))
 ), read AS (
     DELETE FROM perdure.inbox i USING done
     WHERE (done.consumed IS NOT NULL OR done.ends AND done.ending >= 10)
@@ -245,6 +242,7 @@ WITH fence AS MATERIALIZED (
     FROM done CROSS JOIN fence
     WHERE r.id = ANY (ARRAY[done.run_id]) AND r.owner = fence.id AND (ends OR done.status IS NOT NULL)
     RETURNING r.id, r.queue,
+        ends AND ending >= 10 AND r.beats AS beats,
         ends AND ending = 0 AS released,
         r.key IS NOT NULL AND (
             done.status IS NOT NULL OR ends AND (ending >= 3 OR r.waiting_for IS DISTINCT FROM done.waited_for)
@@ -255,7 +253,8 @@ WITH fence AS MATERIALIZED (
 SELECT (SELECT array_agg(place) FROM asked WHERE place NOT IN (SELECT place FROM done)),
        (SELECT array_agg(place) FROM done WHERE ends),
        (SELECT array_agg(DISTINCT queue) FROM touched WHERE released),
-       EXISTS (SELECT FROM changed)
+       EXISTS (SELECT FROM changed),
+       (SELECT perdure.silence(array_agg(id)) FROM touched WHERE beats)
 FROM fence;
 
 -- name: unrecorded

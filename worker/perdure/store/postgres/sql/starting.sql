@@ -179,7 +179,7 @@ CROSS JOIN LATERAL (
 -- Locks the row first: its owner and mail must be the ones that the lock protects. A turn that the owner flushes
 -- meanwhile takes the same place in the history; then the statement fails as a whole and the caller repeats.
 WITH target AS MATERIALIZED (
-    SELECT id, owner, mail, key FROM perdure.run
+    SELECT id, owner, mail, key, beats FROM perdure.run
     WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL
       AND id = coalesce(:run::bigint, id)
     FOR NO KEY UPDATE
@@ -212,8 +212,6 @@ WITH target AS MATERIALIZED (
     DELETE FROM perdure.inbox WHERE run_id = (SELECT id FROM target)
 ), dropped AS (
     DELETE FROM perdure.task WHERE run_id = (SELECT id FROM target)
-), silenced AS (
-    DELETE FROM perdure.heartbeat WHERE run_id = (SELECT id FROM target)
 ), noted AS (
     INSERT INTO perdure.inbox (run_id, number, owner, body)
     -- Nobody would ever read, or remove, a note to a worker that is gone.
@@ -221,7 +219,7 @@ WITH target AS MATERIALIZED (
 ), changed AS (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM target WHERE key IS NOT NULL
 )
-SELECT id, owner, key IS NOT NULL FROM target;
+SELECT id, owner, key IS NOT NULL, CASE WHEN beats THEN perdure.silence(ARRAY[id]) END FROM target;
 
 -- name: terminated
 -- The outcome has the id of the request, so that it is the run which an earlier try of the same request has closed.

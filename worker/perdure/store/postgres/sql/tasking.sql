@@ -88,7 +88,7 @@ FROM fence;
 
 -- name: heartbeat
 -- Details of attempts under way: of runs that are the worker's, or of tasks that it has. The lock keeps the run from
--- closing meanwhile, which removes them.
+-- closing meanwhile, and the mark tells whoever closes it to remove them.
 WITH fence AS MATERIALIZED (
     SELECT id FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
@@ -107,5 +107,10 @@ WITH fence AS MATERIALIZED (
     WHERE locked.owner = fence.id
        OR fence.id = (SELECT owner FROM perdure.task WHERE run_id = a.run_id AND seq = a.seq)
     ON CONFLICT (run_id, seq) DO UPDATE SET details = excluded.details
+    RETURNING run_id
+), marked AS (
+    UPDATE perdure.run r SET beats = true
+    FROM (SELECT DISTINCT run_id FROM kept) k
+    WHERE r.id = ANY (ARRAY[k.run_id]) AND r.beats IS NOT TRUE
 )
 SELECT id FROM fence;
