@@ -166,7 +166,11 @@ def test_quantiles_are_those_of_the_values() -> None:
         ("UPDATE perdure.run SET state = 1", "1 open runs: [1]"),
         ("INSERT INTO perdure.inbox (run_id, number, body) VALUES (1, 1, '')", "1 messages of closed runs: [1]"),
         (TASK, "1 tasks of closed runs: [1]"),
-        ("INSERT INTO perdure.inbox (run_id, number, body) VALUES (2, 1, '')", "1 messages and tasks without a run"),
+        ("INSERT INTO perdure.heartbeat VALUES (1, 1, '7')", "1 heartbeats of closed runs"),
+        (
+            "INSERT INTO perdure.inbox (run_id, number, body) VALUES (2, 1, '')",
+            "1 messages, tasks and heartbeats without a run",
+        ),
         ("INSERT INTO perdure.payload VALUES (1, 5, 1, '')", "1 payloads without a turn: [1]"),
         ("INSERT INTO perdure.history VALUES (2, 0, '')", "1 histories without a run: [2]"),
         ("INSERT INTO perdure.history VALUES (1, 2, '')", "1 histories with a gap: [1]"),

@@ -138,6 +138,24 @@ async def test_a_process_is_sent_what_it_wants_to_hear_and_more_as_soon_as_it_as
         await asyncio.gather(listening, return_exceptions=True)
 
 
+def test_who_stops_to_listen_before_the_server_has_answered_says_nothing(
+    stage: PostgresStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A command that has its result at once is gone in this moment."""
+
+    @behaviour
+    async def stop_at_once(stage: PostgresStage) -> None:
+        stage.store.hear(Audience.CLIENTS)
+        listening = asyncio.ensure_future(anext(aiter(stage.store.listen())))
+        while not stage.store._hints._ears:  # noqa: ASYNC110  # the answer must not have come yet
+            await asyncio.sleep(0)
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+
+    stop_at_once(stage)
+    assert caplog.messages == []
+
+
 @behaviour
 async def test_a_queue_whose_name_fits_no_hint_is_served_all_the_same(stage: PostgresStage) -> None:
     assert (await stage.store.start(new_run("order-1", queue="q" * 9_000))).created

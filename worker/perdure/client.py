@@ -172,6 +172,8 @@ class Hints:
 
     def add(self, callback: Callable[[Hint], None], audience: Audience) -> None:
         """Call back on every hint for this audience from now on, and on others that come along."""
+        if callback in self._callbacks:
+            return
         self._store.hear(audience)
         self._callbacks.add(callback)
         if self._task is None:

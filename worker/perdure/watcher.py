@@ -78,7 +78,7 @@ class Watcher:
 
     def on_hint(self, hint: Hint) -> None:
         """Look now: some run closed somewhere."""
-        if hint.closed and self._far():
+        if hint.closed and any(run_id not in self._near for run_id in self._waiting):
             self._look_now()
 
     async def stop(self) -> None:

@@ -14,10 +14,11 @@ import asyncio
 import contextvars
 import gc
 import sys
+import threading
 from asyncio import events as asyncio_events
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -121,8 +122,14 @@ turning: "dict[asyncio.AbstractEventLoop, RunLoop]" = {}
 """By the event loop around it, the loop whose callbacks are running; a watcher may raise `RunEvicted` in them."""
 
 
-_still: set[asyncio.AbstractEventLoop] = set()
-"""The event loops that have a `Stillness` around several turns just now."""
+class _Here(threading.local):
+    """What this thread is in the middle of. To ask asyncio for its running loop is a system call each time."""
+
+    turn: "RunLoop | None" = None
+    still: "Stillness | None" = None
+
+
+_here = _Here()
 
 
 class Stillness:
@@ -132,25 +139,24 @@ class Stillness:
     workflow are no business of the event loop around it.
     """
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         """Switch both off, and step out of the task."""
         self._hooks = sys.get_asyncgen_hooks()
         self._collecting = gc.isenabled()
-        self._loop = asyncio_events._get_running_loop()  # noqa: SLF001  # documented for event loop implementers
-        self._task = asyncio.current_task(self._loop) if self._loop is not None else None
+        self.loop = asyncio_events._get_running_loop()  # noqa: SLF001  # documented for event loop implementers
+        self._task = asyncio.current_task(self.loop) if self.loop is not None else None
         sys.set_asyncgen_hooks(None, None)
         gc.disable()
-        if self._loop is not None:
-            _still.add(self._loop)
-            if self._task is not None:
-                asyncio.tasks._leave_task(self._loop, self._task)  # noqa: SLF001
+        if self.loop is not None and self._task is not None:
+            asyncio.tasks._leave_task(self.loop, self._task)  # noqa: SLF001
+        _here.still = self
+        return self
 
     def __exit__(self, *_: object) -> None:
         """Leave all as it was."""
-        if self._loop is not None:
-            _still.discard(self._loop)
-            if self._task is not None:
-                asyncio.tasks._enter_task(self._loop, self._task)  # noqa: SLF001
+        _here.still = None
+        if self.loop is not None and self._task is not None:
+            asyncio.tasks._enter_task(self.loop, self._task)  # noqa: SLF001
         if self._collecting:
             gc.enable()
         sys.set_asyncgen_hooks(*self._hooks)
@@ -177,15 +183,16 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     def run_ready(self) -> None:
         """Run callbacks in order until none is ready or the host stops the turn."""
-        outer = asyncio_events._get_running_loop()  # noqa: SLF001
-        if outer is not None and outer in _still:
-            self._run_ready(outer)
+        still = _here.still
+        if still is not None:
+            self._run_ready(still.loop)
         else:
-            with Stillness():
-                self._run_ready(outer)
+            with Stillness() as still:
+                self._run_ready(still.loop)
 
     def _run_ready(self, outer: asyncio.AbstractEventLoop | None) -> None:
         asyncio_events._set_running_loop(self)  # noqa: SLF001
+        around, _here.turn = _here.turn, self
         try:
             if outer is not None:
                 turning[outer] = self
@@ -212,6 +219,7 @@ class RunLoop(asyncio.AbstractEventLoop):
                     self.alarm.settle()
                 except RunEvicted:
                     pass  # delivered at the last moment
+            _here.turn = around
             asyncio_events._set_running_loop(outer)  # noqa: SLF001
 
     def clear(self) -> None:
@@ -323,5 +331,4 @@ async def _await(future: asyncio.Future[T]) -> T:
 
 def running() -> RunLoop | None:
     """Return the loop of the turn that this thread is in the middle of, if it is in one."""
-    loop = asyncio_events._get_running_loop()  # noqa: SLF001
-    return loop if type(loop) is RunLoop else None
+    return _here.turn

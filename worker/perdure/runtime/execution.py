@@ -72,7 +72,7 @@ class Execution:
         self._definition = definition
         self._history: Sequence[Turn] = claimed.history
         self._run: Run | None = None
-        self._loop = asyncio.get_running_loop()
+        self._loop = home.turns.loop
         self._incoming: deque[Incoming] = deque()
         self._seen = self._consumed = claimed.mail - len(claimed.inbox)
         self._local: set[int] = set()

@@ -55,7 +55,7 @@ class TurnQueue:
         self.busy = False
         """Whether turns are being taken just now, so that `on_pause` follows."""
         self._ready: deque[Callable[[], None]] = deque()
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
         return len(self._ready)
@@ -63,7 +63,7 @@ class TurnQueue:
     def add(self, take_turn: Callable[[], None]) -> None:
         """Call ``take_turn`` soon."""
         if not self._ready:
-            self._loop.call_soon(self._take_some)
+            self.loop.call_soon(self._take_some)
         self._ready.append(take_turn)
 
     def _take_some(self) -> None:
@@ -81,5 +81,5 @@ class TurnQueue:
         finally:  # whatever happens to one of them, the others go on
             self.busy = False
             if self._ready:
-                self._loop.call_soon(self._take_some)
+                self.loop.call_soon(self._take_some)
             self.on_pause()

@@ -166,15 +166,16 @@ class Hints:
                 queue.put_nowait(hint)
 
         try:
-            async with await psycopg.AsyncConnection.connect(self._address.conninfo, autocommit=True) as connection:
-                ear = _Ear(connection, hear, lost)
-                self._ears.add(ear)
-                try:
-                    ear.widen(self._audiences)
-                    await lost
-                finally:
-                    self._ears.discard(ear)
-                    ear.close()
+            connection = await psycopg.AsyncConnection.connect(self._address.conninfo, autocommit=True)
+            ear = _Ear(connection, hear, lost)
+            self._ears.add(ear)
+            try:
+                ear.widen(self._audiences)
+                await lost
+            finally:
+                self._ears.discard(ear)
+                ear.close()
+                await connection.close()  # as a context manager it would try to roll a LISTEN back that is under way
         except (psycopg.Error, OSError) as error:
             queue.put_nowait(unavailable(self._address, error))
 
