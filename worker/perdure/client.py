@@ -306,7 +306,7 @@ class Client:
         )
         started = await self._start(new)
         result = workflow.signature.result if isinstance(workflow, Workflow) else _ANY
-        open_at = asyncio.get_running_loop().time() if started.created else None
+        open_at = self.watcher.loop.time() if started.created else None
         return WorkflowHandle(self, new.id, started.run_id, result, open_at=open_at)
 
     async def start_new(self, new: NewRun) -> RunId:

@@ -35,13 +35,14 @@ class Watcher:
         self._near: set[RunId] = set()
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.loop = asyncio.get_running_loop()
 
     async def outcome(self, run_id: RunId, *, open_at: float | None = None) -> Outcome:
         """Wait until the run closes and return its last event.
 
         ``open_at`` is when it was open for sure, in seconds of the event loop: nobody looks until a little later.
         """
-        loop = asyncio.get_running_loop()
+        loop = self.loop
         future: asyncio.Future[Outcome] = loop.create_future()
         waiting = self._waiting.setdefault(run_id, set())
         waiting.add(future)
@@ -100,7 +101,7 @@ class Watcher:
             self._task = asyncio.create_task(self._watch(), name="perdure-watcher")
 
     async def _watch(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop = self.loop
         pause = SHORTEST
         while True:
             try:

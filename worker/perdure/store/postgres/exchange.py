@@ -141,7 +141,7 @@ class Exchange:
     async def _wait(self) -> None:
         if self._ended is not None:  # while nobody waited: nothing will ever arrive
             raise self._ended
-        self._waiting = asyncio.get_running_loop().create_future()
+        self._waiting = self._socket.loop.create_future()
         try:
             await self._waiting
         finally:

@@ -27,27 +27,27 @@ class Socket:
         self._pgconn = connection.pgconn
         self._arrived = arrived
         self._lost = lost
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._number = self._pgconn.socket
         self._over = select.poll()
         self._over.register(self._number, 0)  # its end and its errors are told unasked
-        self._loop.add_reader(self._number, self._readable)
+        self.loop.add_reader(self._number, self._readable)
 
     def on_room(self, call: Callable[[], None]) -> None:
         """Call whenever the socket takes more, until `enough`."""
-        self._loop.add_writer(self._number, call)
+        self.loop.add_writer(self._number, call)
 
     def enough(self) -> None:
         """End what `on_room` began."""
         if self._number != _CLOSED:
-            self._loop.remove_writer(self._number)
+            self.loop.remove_writer(self._number)
 
     def close(self) -> None:
         """Let go of the socket, at the latest when it is closed: its number may be another one's then."""
         number, self._number = self._number, _CLOSED
         if number == _CLOSED:
             return
-        for remove in (self._loop.remove_writer, self._loop.remove_reader):
+        for remove in (self.loop.remove_writer, self.loop.remove_reader):
             with contextlib.suppress(OSError):  # libpq has closed it already
                 remove(number)
 
