@@ -203,8 +203,11 @@ class _Ear:
         missing = self._wanted - self._asked
         if missing and self._pgconn.transaction_status == TransactionStatus.IDLE:  # or else with the answer
             self._asked |= missing
-            self._pgconn.send_query("; ".join(f"LISTEN {channel}" for channel in sorted(missing)).encode())
-            self._pgconn.flush()
+            try:
+                self._pgconn.send_query("; ".join(f"LISTEN {channel}" for channel in sorted(missing)).encode())
+                self._pgconn.flush()
+            except psycopg.Error as error:  # it concerns those who listen, not somebody who wants to hear more
+                self._fail(error)
 
     def _arrived(self) -> None:
         while not self._pgconn.is_busy() and (result := self._pgconn.get_result()) is not None:
