@@ -98,6 +98,14 @@ class Silence(NamedTuple):
     before: float
 
 
+class Frozen(NamedTuple):
+    """When a process had no processor."""
+
+    pid: int
+    since: float
+    until: float
+
+
 @dataclass
 class Fault:
     """One fault that was done. Times are seconds of `time.time`, which is the database's clock here as well."""
@@ -113,6 +121,7 @@ class Fault:
     """For each affected run that had something to do: the seconds until it went on."""
     silence: Silence | None = None
     """What the fault forbids a worker."""
+    frozen: Frozen | None = None
     alone: bool = True
     """Whether no other fault was on between its beginning and the end of the recovery."""
 
@@ -152,6 +161,7 @@ async def _frozen(world: World, fault: Fault, dice: random.Random, leases: float
     fault.over = time.time()
     world.fleet.freeze(seat)
     await asyncio.sleep(leases * world.lease)
+    fault.frozen = Frozen(seat.process.pid, fault.over, time.time())
     world.fleet.thaw(seat)
     return seat
 

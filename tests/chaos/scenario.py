@@ -82,7 +82,8 @@ async def go_through(plan: Plan, folder: Path, tell: Tell) -> Outcome:
         outcome.complaints += load.complaints
         outcome.complaints += await asyncio.to_thread(world.fleet.stop)
         outcome.complaints += verdict.check_leftovers(world.url)
-        attempts = verdict.Attempts.read(world.fleet.journal, offset)
+        frozen = [fault.frozen for fault in outcome.faults if fault.frozen is not None]
+        attempts = verdict.Attempts.read(world.fleet.journal, offset, frozen)
         outcome.attempts = sum(map(len, attempts.begun.values()))
         await _judge(world, load, attempts, outcome)
     return outcome

@@ -63,5 +63,5 @@ def test_a_worker_that_thaws_after_its_lease_begins_nothing_that_others_have_don
     finally:
         complaints = fleet.stop()
     assert not complaints
-    ran = Counter(tuple(line.split()[2:]) for line in fleet.journal.read_text().splitlines())
+    ran = Counter(tuple(line.split()[3:]) for line in fleet.journal.read_text().splitlines())
     assert set(ran.values()) == {1}, fleet.journal.read_text()

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 import psycopg
@@ -20,7 +21,7 @@ from perdure.model.events import (
 )
 from perdure.model.runs import HistoryEvent
 from perdure.store.postgres.migrate import migrate
-from tests.chaos.faults import Fault, Silence
+from tests.chaos.faults import Fault, Frozen, Silence
 from tests.chaos.verdict import (
     Attempts,
     by_run,
@@ -124,6 +125,28 @@ def test_an_attempt_that_begins_after_its_end_was_recorded_is_complained_of(
 
 def test_an_attempt_of_two_workers_before_anything_was_recorded_is_none_of_its_business() -> None:
     assert complaints(begun=(*BEGUN, (10.9, 1, 200))) == []
+
+
+def test_the_first_attempt_noted_after_a_thaw_may_have_begun_before_the_frost(tmp_path: Path) -> None:
+    """Between the look at the lease and the note a process may lose its processor for longer than the lease."""
+    journal = tmp_path / "journal"
+    journal.write_text(
+        "10.0 200 200 7/1 1\n"
+        "20.01 200 200 7/2 1\n"
+        "20.01 200 201 7/3 1\n"
+        "20.02 200 200 7/4 1\n"
+        "20.02 300 300 7/5 1\n"
+        "20.30 200 202 7/6 1\n"
+    )
+    begun = Attempts.read(journal, 100.0, [Frozen(200, 115.0, 120.0)]).begun
+    assert {key: moment for key, [(moment, _, _)] in begun.items()} == {
+        "7/1": 110.0,
+        "7/2": 115.0,
+        "7/3": 115.0,
+        "7/4": 120.02,
+        "7/5": 120.02,
+        "7/6": 120.3,
+    }
 
 
 def test_a_result_that_nothing_has_made_is_complained_of() -> None:

@@ -26,7 +26,7 @@ from perdure.model.events import (
     TimerStarted,
 )
 from perdure.model.runs import HistoryEvent
-from tests.chaos.faults import Fault, Silence
+from tests.chaos.faults import Fault, Frozen, Silence
 
 LEFTOVERS: Final = {
     "open runs": "SELECT id FROM perdure.run WHERE state < 10",
@@ -69,12 +69,21 @@ class Attempts:
     begun: dict[str, list[tuple[float, int, int]]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
-    def read(cls, journal: Path, offset: float) -> "Attempts":
-        """Read the journal; ``offset`` turns its clock into the database's."""
-        attempts = cls()
+    def read(cls, journal: Path, offset: float, frozen: Sequence[Frozen] = ()) -> "Attempts":
+        """Read the journal; ``offset`` turns its clock into the database's.
+
+        A process may be frozen between the look at the lease, after which an attempt may begin, and the note. So the
+        first note of a thread right after a thaw may be of an attempt that began before the frost.
+        """
+        attempts, last = cls(), dict[str, float]()
         for line in journal.read_text().splitlines():
-            moment, pid, key, attempt = line.split()
-            attempts.begun[key].append((float(moment) + offset, int(attempt), int(pid)))
+            stamp, pid, thread, key, attempt = line.split()
+            moment, before = float(stamp) + offset, last.get(thread, 0.0)
+            last[thread] = moment
+            for frost in frozen:
+                if frost.pid == int(pid) and before < frost.until and abs(moment - frost.until) <= CLOCKS:
+                    moment = frost.since
+            attempts.begun[key].append((moment, int(attempt), int(pid)))
         return attempts
 
 

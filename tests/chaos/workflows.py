@@ -7,6 +7,7 @@ processes serve this module; the clients of the chaos import it for `shape` and 
 import asyncio
 import hashlib
 import os
+import threading
 import time
 from typing import Any
 
@@ -143,7 +144,8 @@ def expected(run: int) -> Any:
 def write() -> None:
     """Note that an attempt begins: when (a clock that nobody sets), who, which activity, which attempt."""
     info = activity.info()
-    line = f"{time.monotonic():.6f} {os.getpid()} {info.idempotency_key} {info.attempt}\n"
+    who = f"{os.getpid()} {threading.get_native_id()}"
+    line = f"{time.monotonic():.6f} {who} {info.idempotency_key} {info.attempt}\n"
     # One short write to a file that is open for appending is never mixed with others.
     journal = os.open(os.environ[JOURNAL], os.O_WRONLY | os.O_APPEND)
     try:

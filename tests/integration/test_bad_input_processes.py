@@ -36,7 +36,7 @@ def test_a_run_that_kills_its_workers_is_held_and_those_beside_it_complete(cli: 
             lambda: all(phase == "Succeeded" for run, phase in phases(cli).items() if run != "killer"), "the others"
         )
         begun, lost = (len(re.findall(f"worker .* {words} ", worker.text())) for words in ("serves", "lost its lease;"))
-        assert begun - lost <= 2 + 6, "five died, or six with one between"
+        assert begun - lost <= 2 + 6, f"five died, or six with one between:\n{worker.text()}"
         cli.out("start", "harmless", "--id", "later")
         cli.out("result", "later", "--timeout", "30")
     cli.out("resume", "killer")
