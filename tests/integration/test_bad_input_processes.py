@@ -28,7 +28,8 @@ def test_a_run_that_kills_its_workers_is_held_and_those_beside_it_complete(cli: 
     cli.out("start", killer, "--id", "killer")
     for number in range(3):
         cli.out("start", "harmless", "--id", f"after-{number}")
-    with cli.worker("--lease", "1", "--processes", "2", modules=SAMPLES) as worker:
+    # A process that stands still for a lease is taken for dead before it dies: on a busy machine a second is little.
+    with cli.worker("--lease", "2", "--processes", "2", modules=SAMPLES) as worker:
         held = cli.until("killer", lambda seen: bool(seen["phase"] == "Stalled"))
         assert held["holdReason"] == "PoisonRun"
         assert "perdure resume killer" in held["holdMessage"]
