@@ -53,6 +53,8 @@ class Bench:
         self.lost = asyncio.Event()
         self.flusher = Flusher(self.store, LEASE, self.turns, Tally(), self.lost.set)
         self.answers: list[Answer] = []
+        self.told: list[int] = []
+        """For each answer that was noted, how many batches had been written by then."""
         self.news = asyncio.Event()
 
     def turn(self) -> None:
@@ -61,6 +63,10 @@ class Bench:
     def keep(self, answer: Answer) -> None:
         self.answers.append(answer)
         self.news.set()
+
+    def note(self, answer: Answer) -> None:
+        self.told.append(len(self.store.batches))
+        self.keep(answer)
 
     async def answered(self, count: int) -> None:
         while len(self.answers) < count:
@@ -95,19 +101,13 @@ async def test_turns_go_on_while_commits_are_written() -> None:
 async def test_the_next_group_is_written_before_the_last_one_is_told() -> None:
     bench = Bench()
     bench.store.gate.clear()
-    told: list[int] = []
-
-    def note(answer: Answer) -> None:
-        told.append(len(bench.store.batches))
-        bench.keep(answer)
-
     for _ in range(3 * SLICE):
-        bench.flusher.submit(commit(), note)
+        bench.flusher.submit(commit(), bench.note)
     await asyncio.sleep(0)
     assert bench.store.batches == [2 * SLICE]
     bench.store.gate.set()
     await bench.answered(3 * SLICE)
-    assert told == [2] * (3 * SLICE)
+    assert bench.told == [2] * (3 * SLICE)
 
 
 @run_async
@@ -115,19 +115,13 @@ async def test_a_third_of_a_crowd_is_a_group() -> None:
     """Told first, they would join the others: everything would wait for the database, and then it for everything."""
     bench = Bench()
     bench.store.gate.clear()
-    told: list[int] = []
-
-    def note(answer: Answer) -> None:
-        told.append(len(bench.store.batches))
-        bench.keep(answer)
-
     for _ in range(39):
-        bench.flusher.submit(commit(), note)
+        bench.flusher.submit(commit(), bench.note)
     await asyncio.sleep(0)
     bench.store.gate.set()
     await bench.answered(39)
     assert bench.store.batches == [26, 13]
-    assert told == [2] * 39
+    assert bench.told == [2] * 39
 
 
 @run_async
