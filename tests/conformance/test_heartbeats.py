@@ -7,7 +7,7 @@ import pytest
 from perdure.errors import LeaseLostError
 from perdure.model.events import Failure
 from perdure.model.runs import Heartbeat, NewTask, Release, RunId, TaskRetry
-from tests.support.stores import NAMESPACE, Stage, behaviour, close, scheduled, turn
+from tests.support.stores import Stage, behaviour, scheduled, turn
 
 FAILURE = Failure("ValueError", "no paper")
 
@@ -68,19 +68,3 @@ async def test_a_worker_without_a_lease_keeps_nothing(stage: Stage) -> None:
     await stage.pass_time(120)
     with pytest.raises(LeaseLostError):
         await stage.store.heartbeat(lease, [beat(run_id)])
-
-
-@behaviour
-async def test_a_closed_run_keeps_no_details_and_takes_no_more(stage: Stage) -> None:
-    lease = await stage.worker()
-    run_id = await stage.owned(lease)
-    await stage.flush(lease, run_id, turn(1, scheduled(1)))
-    await stage.store.heartbeat(lease, [beat(run_id)])
-    await stage.store.terminate(NAMESPACE, "order-1", "enough")
-    await stage.store.heartbeat(lease, [beat(run_id)])
-    again = await stage.owned(lease)
-    assert again != run_id
-    await stage.store.heartbeat(lease, [beat(again)])
-    await stage.flush(lease, again, turn(1), close())
-    await stage.store.heartbeat(lease, [beat(again)])
-    assert (await stage.summary()).state.closed

@@ -126,8 +126,8 @@ class WorkflowHandle(Generic[R]):
         client = self._client
         run = await client.handle(self.id).describe()
         if await client.store.suspend(client.namespace, self.id, run.run_id, suspended=True) is None:
-            if (await client.handle(self.id).describe()).state.closed:
-                raise await client.why_not(self.id)
+            if (await client.handle(self.id, run_id=run.run_id).describe()).state.closed:
+                raise await client.why_not(self.id, run.run_id)
             message = f"{self.id} is asked to cancel and has to go on to do so"
             raise RequestError(message)
 
@@ -365,9 +365,9 @@ class Client:
         if await self.store.deliver(self.namespace, instance, event) is None:
             raise await self.why_not(instance)
 
-    async def why_not(self, instance: str) -> WorkflowNotFoundError | WorkflowClosedError:
+    async def why_not(self, instance: str, run_id: RunId | None = None) -> WorkflowNotFoundError | WorkflowClosedError:
         """Return the error that says why a message did not arrive."""
-        summary = await self.store.describe(self.namespace, instance)
+        summary = await self.store.describe(self.namespace, instance, run_id)
         if summary is None:
             return _not_found(instance, self.namespace)
         return WorkflowClosedError(f"{instance} is closed ({summary.phase}) and takes no more messages")
