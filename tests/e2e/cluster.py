@@ -122,6 +122,8 @@ def lent_namespace(kubeconfig: Path, name: str, folder: Path) -> Iterator[Cluste
     cluster.out("delete", "namespace", name, "--ignore-not-found")
     cluster.out("create", "namespace", name)
     cluster.out("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    # A controller makes it a moment after its namespace; until then no pod is let in that somebody applies.
+    cluster.out("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
     yield cluster
     # Its end takes as long as its pods have for theirs, and nobody needs it.
     cluster.out("delete", "namespace", name, "--wait=false")
