@@ -8,14 +8,14 @@ handed. `execution` (for its own run) and `tasks` (for others') call it.
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any
 
 import msgspec
 
-from perdure.activity import Activity, ActivityInfo, context
+from perdure.activity import Activity, ActivityInfo
 from perdure.errors import PayloadError
 from perdure.model.events import ActivityCompleted, ActivityFailed, Failure
 from perdure.model.failure import record
@@ -24,6 +24,7 @@ from perdure.model.policies import ActivityOptions
 from perdure.telemetry.tally import AttemptCounts, Tally
 from perdure.telemetry.tally import Slots as SlotCounts
 
+from .carriers import Carriers
 from .limits import Limits
 
 
@@ -79,16 +80,23 @@ def judge(job: Job, error: BaseException, details: bytes | None = None) -> Verdi
     return Retry(failure, delay, details)
 
 
+BACKLOG = 2
+"""Attempts that may wait for a slot of this process, for each slot."""
+
+
 class Slots:
     """A number of places and a queue for them."""
 
     def __init__(self, places: int) -> None:
         self.places = places
         self.free = places
+        self.room = places + BACKLOG * places
+        """How many more may enter without making the queue too long."""
         self.queue: deque[Attempt] = deque()
 
     def enter(self, attempt: "Attempt") -> None:
         """Start the attempt now or when a place becomes free."""
+        self.room -= 1
         if self.free > 0:
             self.free -= 1
             attempt.start()
@@ -97,11 +105,13 @@ class Slots:
 
     def leave(self) -> None:
         """Give the place to the next in the queue."""
+        self.room += 1
         while self.queue:
             attempt = self.queue.popleft()
             if not attempt.over:
                 attempt.start()
                 return
+            self.room += 1
         self.free += 1
 
 
@@ -117,7 +127,7 @@ class Attempt(msgspec.Struct, eq=False):
     _job: Job
     _done: Done
     _loop: asyncio.AbstractEventLoop
-    _task: asyncio.Task[None] | None = None
+    task: asyncio.Task[None] | None = None
     _timers: list[asyncio.TimerHandle] = []
     _last_beat: float = 0.0
     _began: float = 0.0
@@ -130,6 +140,16 @@ class Attempt(msgspec.Struct, eq=False):
         """What the attempt knows about itself."""
         return self._job.info
 
+    @property
+    def activity_name(self) -> str:
+        """What is attempted."""
+        return self._job.name
+
+    @property
+    def title(self) -> str:
+        """What the task is called in which the attempt waits."""
+        return f"activity {self._job.workflow_id}/{self._job.seq} {self._job.name}"
+
     def start(self) -> None:
         """Begin; called with a slot in hand."""
         job = self._job
@@ -141,27 +161,28 @@ class Attempt(msgspec.Struct, eq=False):
         if options.heartbeat_timeout is not None:
             self._last_beat = self._loop.time()
             self._watch_heartbeat(options.heartbeat_timeout)
-        run = self._run_async() if self._activity.is_async else self._run_in_thread()
-        # Not the event loop's task factory: an eager one would begin the attempt in the middle of what goes on here.
-        self._task = asyncio.Task(run, loop=self._loop, name=f"activity {job.workflow_id}/{job.seq} {job.name}")
+        self._owner.carriers.begin(self)
 
     def cancel(self) -> None:
         """Stop without a verdict. A thread is told and left to end by itself."""
         if self._began and not self.over:
             self._owner.counts[self._job.name].cancelled += 1
         self._finish()
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
     async def ended(self) -> None:
         """Wait until the coroutine has ended."""
-        if self._task is not None:
-            await asyncio.gather(self._task, return_exceptions=True)
+        if self.task is not None:
+            await asyncio.gather(self.task, return_exceptions=True)
+
+    def make(self) -> Coroutine[Any, Any, None]:
+        """Call the function, here or in a thread, unless it is too late."""
+        return self._run_async() if self._activity.is_async else self._run_in_thread()
 
     async def _run_async(self) -> None:
-        context.set(self)  # a task has variables of its own
         try:
-            if not self._owner.may_begin():
+            if self.over or not self._owner.may_begin():
                 return
             args, kwargs = self._activity.signature.decode_call(self._job.input)
             self._report_result(await self._activity.function(*args, **kwargs))
@@ -170,12 +191,13 @@ class Attempt(msgspec.Struct, eq=False):
         except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever an activity raises is its failure
             self._report_error(error)
         finally:
-            self._task = None  # the task knows this object by its context: without a cycle both go at once
             self._slots.leave()
             self._owner.on_free()
 
     async def _run_in_thread(self) -> None:
-        context.set(self)
+        if self.over:
+            self._leave_thread()
+            return
         try:
             args, kwargs = self._activity.signature.decode_call(self._job.input)
         except PayloadError as error:
@@ -192,8 +214,6 @@ class Attempt(msgspec.Struct, eq=False):
             pass  # the verdict is in, or nobody wants one; the thread ends by itself
         except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever an activity raises is its failure
             self._report_error(error)
-        finally:
-            self._task = None
 
     def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         return self._activity.function(*args, **kwargs) if self._owner.may_begin() else _NOT_BEGUN
@@ -228,8 +248,8 @@ class Attempt(msgspec.Struct, eq=False):
 
     def _expire(self, message: str) -> None:
         self._report_error(TimeoutError(message))
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
     def _finish(self) -> None:
         self.over = self.cancelled = True
@@ -281,6 +301,7 @@ class Attempts:
         self.on_free: Callable[[], None] = lambda: None
         self.may_begin: Callable[[], bool] = lambda: True
         self.on_heartbeat: Callable[[int, int, bytes], None] = lambda *_: None
+        self.carriers = Carriers()
         self._loop = asyncio.get_running_loop()
         self.under_way: dict[tuple[int, int], Attempt] = {}
         """By run and step, also those that wait for a slot."""

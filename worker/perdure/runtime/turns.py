@@ -5,6 +5,7 @@ must not: the turn. `tenure` owns one queue; `execution` and `beginning` call.
 """
 
 import asyncio
+import contextvars
 import logging
 import sys
 from collections import deque
@@ -55,6 +56,8 @@ class TurnQueue:
         self.busy = False
         """Whether turns are being taken just now, so that `on_pause` follows."""
         self._ready: deque[Callable[[], None]] = deque()
+        self._context = contextvars.copy_context()
+        """Not that of an attempt that asks for a turn: others would inherit it, and it would live on."""
         self.loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
@@ -63,7 +66,7 @@ class TurnQueue:
     def add(self, take_turn: Callable[[], None]) -> None:
         """Call ``take_turn`` soon."""
         if not self._ready:
-            self.loop.call_soon(self._take_some)
+            self.loop.call_soon(self._take_some, context=self._context)
         self._ready.append(take_turn)
 
     def _take_some(self) -> None:
@@ -81,5 +84,5 @@ class TurnQueue:
         finally:  # whatever happens to one of them, the others go on
             self.busy = False
             if self._ready:
-                self.loop.call_soon(self._take_some)
+                self.loop.call_soon(self._take_some, context=self._context)
             self.on_pause()
