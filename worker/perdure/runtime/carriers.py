@@ -56,10 +56,7 @@ class Carriers:
             return
         self._ready.append(load)
         if self._carrier is None:
-            carrier = self._carrier = _Carrier(self._ready)
-            carrier.task = asyncio.Task(
-                carrier.run(), loop=self._loop, name="perdure-activities", context=self._context.copy()
-            )
+            carrier = self._carrier = _Carrier(self._ready, self._loop, self._context.copy())
             self._loop.call_soon(self._look, carrier, context=self._context)
 
     def _look(self, carrier: "_Carrier") -> None:
@@ -67,7 +64,6 @@ class Carriers:
         self._carrier = None
         if carrier.load is not None:
             carrier.waited = True
-            carrier.task.set_name(carrier.load.title)
             self._waiters.add(carrier.load.activity_name)
         left = list(self._ready)
         self._ready.clear()
@@ -75,28 +71,32 @@ class Carriers:
             self.begin(load)
 
 
-class _Carrier:
-    """Takes attempts from ``ready`` and makes them, up to the first that leaves a trace on the task."""
+class _Carrier(asyncio.Task[None]):
+    """Takes attempts from ``ready`` and makes them, up to the first that leaves a trace on the task.
 
-    task: asyncio.Task[None]
+    Its name is that of the attempt that it is making: who looks for what keeps the event loop busy finds it.
+    """
 
-    def __init__(self, ready: deque[Load]) -> None:
+    def __init__(self, ready: deque[Load], loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
         self.load: Load | None = None
         self.waited = False
-        self._ready = ready
+        super().__init__(self._run(ready), loop=loop, context=context)
 
-    async def run(self) -> None:
-        ready, task = self._ready, self.task
+    def get_name(self) -> str:
+        """Return the title of the attempt."""
+        return "perdure-activities" if self.load is None else self.load.title
+
+    async def _run(self, ready: deque[Load]) -> None:
         while ready:
             load = self.load = ready.popleft()
-            load.task = task
+            load.task = self
             context.set(load)
             before = contextvars.copy_context()
             try:
                 await load.make()
             finally:
                 load.task = self.load = None
-            if self.waited or task.cancelling() or _differs(before):
+            if self.waited or self.cancelling() or _differs(before):
                 return
 
 
