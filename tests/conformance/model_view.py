@@ -128,7 +128,11 @@ class Actor:
     runs: dict[RunId, Held] = field(default_factory=dict)
     tasks: set[tuple[RunId, int]] = field(default_factory=set)
     turn: Turn | None = None
-    crowded: bool = False
+
+    def takes_along(self, starts: int) -> bool:
+        """Write them alone."""
+        assert starts > 0
+        return False
 
     def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Actor:
         """Prepare to own a new run."""

@@ -20,7 +20,10 @@ class Taking:
     turn: Turn | None = None
     runs: list[ClaimedRun] = field(default_factory=list)
     drops: int = 0
-    crowded: bool = False
+
+    def takes_along(self, starts: int) -> bool:
+        assert starts > 0
+        return False
 
     def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Taking:
         assert (started.workflow, started.seed) == (new.workflow, new.seed)

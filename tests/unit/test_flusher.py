@@ -11,7 +11,7 @@ import pytest
 from perdure.errors import RunEvicted
 from perdure.model.runs import Commit, Committed, Lease, Release, RunId, WorkerId
 from perdure.runtime import flush
-from perdure.runtime.flush import CROWD, PATIENCE, Answer, Flusher
+from perdure.runtime.flush import CROWD, FEW, PATIENCE, Answer, Flusher
 from perdure.runtime.turns import SLICE, TurnQueue
 from perdure.store.memory import MemoryStore
 from perdure.telemetry.tally import Tally
@@ -122,6 +122,43 @@ async def test_a_third_of_a_crowd_is_a_group() -> None:
     await bench.answered(39)
     assert bench.store.batches == [26, 13]
     assert bench.told == [2] * 39
+
+
+@run_async
+async def test_starts_that_wait_belong_to_the_group_that_is_written_next() -> None:
+    """Where many runs end in step, the database would wait until as many others have been started."""
+    bench = Bench()
+    bench.store.gate.clear()
+    for _ in range(20):
+        bench.flusher.submit(commit(), bench.note)
+    await asyncio.sleep(0)
+    bench.flusher.starting = 12
+    for _ in range(4):
+        bench.flusher.submit(commit(), bench.keep)
+    bench.store.gate.set()
+    await bench.answered(24)
+    assert bench.store.batches == [20, 4]
+    assert bench.told == [2] * 20
+
+
+@pytest.mark.parametrize(
+    ("moving", "waiting", "starts", "along"),
+    [(0, 0, 1, False), (0, 1, 1, True), (FEW, 0, FEW - 1, True), (3 * FEW, 0, FEW, False), (0, 1, 3 * FEW, True)],
+)
+@run_async
+async def test_starts_go_along_with_turns_unless_they_are_many_and_none_waits(
+    moving: int, waiting: int, starts: int, along: bool
+) -> None:
+    bench = Bench()
+    bench.store.gate.clear()
+    bench.flusher.starting = starts
+    for _ in range(moving):
+        bench.turns.add(lambda: None)
+    for _ in range(waiting):
+        bench.flusher.submit(commit(), bench.keep)
+    assert bench.flusher.takes_along(starts) is along
+    bench.store.gate.set()
+    await bench.answered(waiting)
 
 
 @run_async

@@ -25,6 +25,9 @@ class Crowd:
         self.turn: Turn | None = None
         self.took_runs: list[RunId] = []
 
+    def takes_along(self, starts: int) -> bool:
+        return self.crowded and starts > 0
+
     def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Crowd:
         del new, started
         return self

@@ -118,14 +118,13 @@ class Alarm(Protocol):
         """Return when the watcher can raise nothing in this thread any more; `RunEvicted` may come out of it once."""
 
 
-turning: "dict[asyncio.AbstractEventLoop, RunLoop]" = {}
-"""By the event loop around it, the loop whose callbacks are running; a watcher may raise `RunEvicted` in them."""
+_still: "dict[asyncio.AbstractEventLoop, Stillness]" = {}
+"""By the event loop around it: for other threads."""
 
 
 class _Here(threading.local):
     """What this thread is in the middle of. To ask asyncio for its running loop is a system call each time."""
 
-    turn: "RunLoop | None" = None
     still: "Stillness | None" = None
 
 
@@ -139,6 +138,9 @@ class Stillness:
     workflow are no business of the event loop around it.
     """
 
+    turn: "RunLoop | None" = None
+    """The loop whose callbacks are running, if some are; a watcher may raise `RunEvicted` in them."""
+
     def __enter__(self) -> Self:
         """Switch both off, and step out of the task."""
         self._hooks = sys.get_asyncgen_hooks()
@@ -149,12 +151,16 @@ class Stillness:
         gc.disable()
         if self.loop is not None and self._task is not None:
             asyncio.tasks._leave_task(self.loop, self._task)  # noqa: SLF001
+        if self.loop is not None:
+            _still[self.loop] = self
         _here.still = self
         return self
 
     def __exit__(self, *_: object) -> None:
         """Leave all as it was."""
         _here.still = None
+        if self.loop is not None:
+            del _still[self.loop]
         if self.loop is not None and self._task is not None:
             asyncio.tasks._enter_task(self.loop, self._task)  # noqa: SLF001
         if self._collecting:
@@ -185,17 +191,16 @@ class RunLoop(asyncio.AbstractEventLoop):
         """Run callbacks in order until none is ready or the host stops the turn."""
         still = _here.still
         if still is not None:
-            self._run_ready(still.loop)
+            self._run_ready(still)
         else:
             with Stillness() as still:
-                self._run_ready(still.loop)
+                self._run_ready(still)
 
-    def _run_ready(self, outer: asyncio.AbstractEventLoop | None) -> None:
+    def _run_ready(self, still: Stillness) -> None:
         asyncio_events._set_running_loop(self)  # noqa: SLF001
-        around, _here.turn = _here.turn, self
+        around = still.turn
         try:
-            if outer is not None:
-                turning[outer] = self
+            still.turn = self
             ready, host = self._ready, self.host
             while ready:
                 handle = ready.popleft()
@@ -212,15 +217,14 @@ class RunLoop(asyncio.AbstractEventLoop):
         except RunEvicted:
             pass  # a watcher's, between two callbacks; the host has the fault
         finally:
-            if outer is not None:
-                del turning[outer]
+            still.turn = None
             while self.alarm is not None:
                 try:
                     self.alarm.settle()
                 except RunEvicted:
                     pass  # delivered at the last moment
-            _here.turn = around
-            asyncio_events._set_running_loop(outer)  # noqa: SLF001
+            still.turn = around
+            asyncio_events._set_running_loop(still.loop)  # noqa: SLF001
 
     def clear(self) -> None:
         """Forget every callback that has not run."""
@@ -331,4 +335,11 @@ async def _await(future: asyncio.Future[T]) -> T:
 
 def running() -> RunLoop | None:
     """Return the loop of the turn that this thread is in the middle of, if it is in one."""
-    return _here.turn
+    still = _here.still
+    return still.turn if still is not None else None
+
+
+def turning(around: asyncio.AbstractEventLoop) -> RunLoop | None:
+    """Return the loop of the turn that goes on in the thread of the event loop ``around``; called from any thread."""
+    still = _still.get(around)
+    return still.turn if still is not None else None

@@ -127,7 +127,10 @@ class Run:
         if recorded and type(recorded[-1]) in _FROM_OUTSIDE:
             self.closed = True
             recorded.pop()
-        self._begin(turn.seq, turn.header, recorded)  # type: ignore[arg-type]  # neither incoming nor from outside
+        if turn.seq != self.turns:
+            message = f"turn {self.turns} of {self.info.id} is missing: its history goes on with turn {turn.seq}"
+            raise NonDeterminismError(message)
+        self._begin(turn.header, recorded)  # type: ignore[arg-type]  # neither incoming nor from outside
         for event in incoming:
             if not _APPLY[type(event)](self, event):
                 raise self._mismatch(event, None)
@@ -145,7 +148,7 @@ class Run:
         the decision. Raises `EngineFault` when the turn must not be recorded.
         """
         before = self.header
-        self._begin(self.turns, header, None)
+        self._begin(header, None)
         applied: list[Event] = [event for event in incoming if _APPLY[type(event)](self, event)]
         if not applied and not self._fresh:
             self.turns -= 1
@@ -160,10 +163,7 @@ class Run:
         turn = Turn(self.turns - 1, headers.difference(before, self.header), (*applied, *commands))
         return Decision(turn, commands, closing, visible)
 
-    def _begin(self, seq: int, header: TurnHeader, recorded: Sequence[Command] | None) -> None:
-        if seq != self.turns:
-            message = f"turn {self.turns} of {self.info.id} is missing: its history goes on with turn {seq}"
-            raise NonDeterminismError(message)
+    def _begin(self, header: TurnHeader, recorded: Sequence[Command] | None) -> None:
         self.turns += 1
         self.header = headers.effective(header, self.header, recorded=recorded is not None)
         if self.header.flags != self._flags:

@@ -225,7 +225,8 @@ class Attempt(msgspec.Struct, eq=False):
     def _report_result(self, value: Any) -> None:
         try:
             result = encode(value, self._activity.signature.words_of_result)
-            check_size(result, self._activity.signature.words_of_result, self._owner.payload_limit)
+            if len(result) > self._owner.payload_limit:
+                check_size(result, self._activity.signature.words_of_result, self._owner.payload_limit)
         except PayloadError as error:
             self._report_error(error)
         else:

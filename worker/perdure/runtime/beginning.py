@@ -21,6 +21,7 @@ from perdure.store import records
 from perdure.store.base import MOST_OF_A_TURN
 from perdure.telemetry.logs import about
 
+from .flush import Flusher
 from .placement import Placed, Site, place
 from .turns import header
 
@@ -33,6 +34,7 @@ class Host(Site, Protocol):
     name: str
     build: str
     payload_limit: int
+    flusher: Flusher
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -55,16 +57,20 @@ class Beginning:
         adopt: Callable[[ClaimedRun, Begun | None], None],
     ) -> None:
         self._adopt = adopt
+        self._flusher = host.flusher
         self._begun = _begin(host, definition, new, started)
         self.turn: Turn | None = self._begun.decision.turn if self._begun is not None else None
+        self._flusher.starting += self._begun is not None
 
     def took(self, run: ClaimedRun) -> None:
         """Own the run from now on."""
+        self._flusher.starting -= self._begun is not None
         self._adopt(run, self._begun)
 
     def dropped(self) -> None:
         """Forget the run."""
         if self._begun is not None:
+            self._flusher.starting -= 1
             self._begun.run.evict()
 
 

@@ -24,6 +24,7 @@ from perdure.model.events import (
     ActivityCancelRequested,
     ClosedFromOutside,
     Closing,
+    Event,
     Incoming,
     TimerFired,
     TimerStarted,
@@ -58,6 +59,9 @@ _STATES = {
     WorkflowExecutionFailed: RunState.FAILED,
     WorkflowExecutionCancelled: RunState.CANCELLED,
 }
+
+
+_FOLLOWED_UP = frozenset((ActivityAttemptFailed, ActivityCancelRequested))
 
 
 class Execution:
@@ -141,23 +145,23 @@ class Execution:
         self._scheduled = False
         if self.over or self._in_flight:
             return
-        everything = self._run is None
+        run = self._run
         try:
-            if self._run is None:
-                self._run = replay(self._definition, self.info, self._history)
-                self._run.payload_limit = self.home.payload_limit
+            if everything := run is None:
+                run = self._run = replay(self._definition, self.info, self._history)
+                run.payload_limit = self.home.payload_limit
                 self._history = ()
-                for handle in self._run.timers.values():
+                for handle in run.timers.values():
                     heapq.heappush(self._agenda, (handle.fire_at, handle.seq))
             now = self.home.clock.now()
             if self._agenda and self._agenda[0][0] <= now:
-                due = self._take_due(self._run, now)
+                due = self._take_due(run, now)
                 if due and due[0] == (0, DEADLINE):
-                    self._time_out(self._run, now)
+                    self._time_out(run, now)
                     return
                 self._incoming.extend(TimerFired(seq) for _, seq in due)
             incoming = take(self._incoming)
-            decision = self._run.turn(header(self.home.name, self.home.build, now), incoming)
+            decision = run.turn(header(self.home.name, self.home.build, now), incoming)
         except EngineFault as fault:
             self._hold(type(fault).__name__.removesuffix("Error"), str(fault))
         except Exception as error:  # whatever it is, the run is held and the worker lives on
@@ -165,7 +169,7 @@ class Execution:
             failure = record(error)
             self._hold("EngineFault", f"{failure.type}: {failure.message}\n{failure.traceback}")
         else:
-            self._commit(self._run, decision, everything=everything)
+            self._commit(run, decision, everything=everything)
 
     def _take_due(self, run: Run, now: int) -> list[tuple[int, int]]:
         """Return the timers that are due, and start the attempts that are; the deadline alone as ``(0, DEADLINE)``."""
@@ -240,16 +244,21 @@ class Execution:
         if commit.ending is not None and answer.ended:
             self._leave(commit.ending)
             return
-        for event in commit.turn.events if commit.turn is not None else ():
-            if type(event) is ActivityAttemptFailed:
-                heapq.heappush(self._agenda, (event.retry_at, event.seq))
-            elif type(event) is ActivityCancelRequested:
-                self._local.discard(event.seq)
-                self._remote.discard(event.seq)
-                self.home.attempts.cancel(self.info.run_id, event.seq)
+        if commit.turn is not None:
+            for event in commit.turn.events:
+                if type(event) in _FOLLOWED_UP:
+                    self._follow_up(event)
         if commit.tasks:
             self.home.offer(frozenset(task.queue for task in commit.tasks))
         self._after(run, here)
+
+    def _follow_up(self, event: Event) -> None:
+        if type(event) is ActivityAttemptFailed:
+            heapq.heappush(self._agenda, (event.retry_at, event.seq))
+        elif type(event) is ActivityCancelRequested:
+            self._local.discard(event.seq)
+            self._remote.discard(event.seq)
+            self.home.attempts.cancel(self.info.run_id, event.seq)
 
     def _after(self, run: Run, here: Sequence[int]) -> None:
         for seq in here:

@@ -51,6 +51,8 @@ class Flusher:
         self._on_lost = on_lost
         self._waiting: deque[tuple[Commit, Answered]] = deque()
         self._in_flight = 0
+        self.starting = 0
+        """Runs of this worker that took their first turn and whose start is not recorded yet."""
         self._untold: list[tuple[Answered, Answer]] = []
         self._loop = asyncio.get_running_loop()
         self._since = 0.0
@@ -67,10 +69,12 @@ class Flusher:
         if not self._turns.busy:
             self._go_on()
 
-    @property
-    def crowded(self) -> bool:
-        """Whether turns are about to be written: some wait, or so many are under way that more will."""
-        return bool(self._waiting) or self._moving >= FEW
+    def takes_along(self, starts: int) -> bool:
+        """Whether turns are about to be written with which so many starts should go.
+
+        Some wait, or so many are under way that more will; many starts make a group of their own.
+        """
+        return bool(self._waiting) or starts < FEW <= self._moving - self.starting
 
     @property
     def stalled(self) -> bool:
@@ -86,13 +90,15 @@ class Flusher:
     @property
     def _moving(self) -> int:
         """How many runs wait for their turn, for a write, or for its answer."""
-        return len(self._turns) + len(self._waiting) + self._in_flight + len(self._untold)
+        return len(self._turns) + len(self._waiting) + self.starting + self._in_flight + len(self._untold)
 
     def _go_on(self) -> None:
         """Write, or tell what was written, if it is time. Called again whenever turns have been taken."""
         if self._task is not None or self._stopped or not self._complete():
             return
-        if self._untold and (len(self._waiting) < FEW or self._moving < CROWD):
+        # Starts go along with turns, never without: they make a group of a few turns, and none of no turn.
+        small = not self._waiting or len(self._waiting) + self.starting < FEW or self._moving < CROWD
+        if self._untold and small:
             self._tell(self._take_untold())
             if self._waiting:
                 # What the answers have set in motion counts too: activities that end at once are turns in a moment.
@@ -102,7 +108,7 @@ class Flusher:
 
     def _complete(self) -> bool:
         """Whether no more has to come before the next write."""
-        if not self._turns or len(self._waiting) >= self._group():
+        if not self._turns or len(self._waiting) + self.starting >= self._group():
             return True
         return self._loop.time() - self._since >= PATIENCE
 

@@ -181,10 +181,9 @@ class Tenure:
             and self._room() > 0
         )
 
-    @property
-    def crowded(self) -> bool:
-        """Whether the turns of many runs are being written."""
-        return self.flusher.crowded
+    def takes_along(self, starts: int) -> bool:
+        """Whether turns are about to be written with which so many starts should go."""
+        return self.flusher.takes_along(starts)
 
     def _room(self) -> int:
         """Return how many more runs could do something soon; the others are left for workers that may come.

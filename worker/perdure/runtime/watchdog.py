@@ -5,14 +5,14 @@ interruption of a turn. What must not: leases (`lease` asks how long the loop ha
 been silent) and runs beyond the one that is stuck. `lease` starts one for each
 registration.
 
-A turn costs nothing here: it leaves its loop in `turning` while its callbacks
+A turn costs nothing here: it shows its loop to `turning` while its callbacks
 run, and looks once, on its way out, whether somebody has set an alarm. The rest
 is done a few times a second from a thread. The exception that the thread raises
 in a stuck turn is `RunEvicted`, after the run was given a fault; it can land
 nowhere else, because a turn does not leave before the alarm is settled:
 
 * the thread sets the alarm, and only then looks whether the turn is still there;
-* the turn takes itself out of `turning`, and only then looks for an alarm.
+* the turn hides from `turning`, and only then looks for an alarm.
 
 So either the thread sees that the turn has left, or the turn sees the alarm,
 waits for the thread to decide, and takes back what was not delivered.
@@ -115,7 +115,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._stopped.wait(self._look):
             try:
-                loop = turning.get(self._loop)
+                loop = turning(self._loop)
                 if loop is None:
                     self._look_at_loop()
                 else:
@@ -166,7 +166,7 @@ class Watchdog:
                 return False  # another worker of this thread has seen it too
             alarm = loop.alarm = Alarm(loop, self._thread)
             try:
-                if turning.get(self._loop) is not loop or run.turns != turns:
+                if turning(self._loop) is not loop or run.turns != turns:
                     return False
                 # An import or a log record that is cut in the middle would harm others, and ends soon.
                 if trusted(sys._current_frames().get(self._thread)):  # noqa: SLF001

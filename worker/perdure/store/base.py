@@ -121,9 +121,8 @@ class Taker(Protocol):
     def lease(self) -> Lease:
         """By which right it takes it."""
 
-    @property
-    def crowded(self) -> bool:
-        """Whether it writes the turns of many runs just now, so that a start had better go along with them."""
+    def takes_along(self, starts: int) -> bool:
+        """Whether it is about to write turns with which so many starts had better go."""
 
     def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Beginning:
         """Prepare to take a run that ``started`` is the first event of. Nothing may happen outside before `took`."""

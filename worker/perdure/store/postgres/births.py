@@ -136,7 +136,7 @@ class Births:
 
     async def _along(self, batch: Sequence[_Birth], name: str, parameters: Parameters) -> list[Row] | None:
         """Write the starts with the turns of those who take them, if turns are about to be written."""
-        if all(birth.taker is not None and birth.taker.crowded for birth in batch):
+        if all(birth.taker is not None and birth.taker.takes_along(len(batch)) for birth in batch):
             return await self._turns.ride(name, parameters)
         return None
 
