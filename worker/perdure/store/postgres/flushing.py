@@ -137,7 +137,9 @@ async def flush(lane: Lane, hints: Hints, lease: Lease, commits: Sequence[Commit
     for item in items:
         if item.size > MOST_OF_A_TURN:
             flushed.refused[item.place] = turn_too_large(item.run_id, item.size)
-    for batch in _batches([item for item in items if item.place not in flushed.refused]):
+    if flushed.refused:
+        items = [item for item in items if item.place not in flushed.refused]
+    for batch in _batches(items):
         await flushed.write(batch)
     return flushed
 
@@ -176,12 +178,12 @@ def _item(place: int, commit: Commit) -> _Item:
     return _Item(place, commit.run_id, commit, turn, outside, outcome, size, plain=False)
 
 
-def _batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:
+def _batches(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
     """Cut by number and bytes, and before a second commit of a run: one statement changes a row once."""
     small = len(items) <= MOST_COMMITS and sum(map(_SIZE, items)) <= MOST_BYTES
     if small and len(set(map(_RUN_ID, items))) == len(items):
         if items:
-            yield list(items)
+            yield items
         return
     batch: list[_Item] = []
     size = 0
