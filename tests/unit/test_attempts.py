@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from perdure.activity import Activity
 from perdure.model.events import ActivityCompleted, ActivityFailed
 from perdure.model.policies import ActivityOptions, RetryPolicy
 from perdure.runtime.attempts import Attempts, Job, Verdict
+from perdure.runtime.carriers import MOST
 from perdure.telemetry.tally import Tally
 from tests.support.world import eventually, run_async
 
@@ -94,6 +96,30 @@ async def test_an_activity_does_not_see_what_another_one_left_in_its_context(wai
     for seq in (1, 2, 3):
         bench.submit(seq, seq)
     assert await bench.results(5) == {seq: f"{seq} none" for seq in (1, 2, 3, 4, 5)}
+
+
+@run_async
+async def test_many_activities_that_never_wait_let_the_event_loop_breathe() -> None:
+    """Those that wait for a place become ready while others are made, and would all be made in one go."""
+    made: list[int] = []
+    breaths: list[int] = []
+    loop = asyncio.get_running_loop()
+
+    async def note(seq: int) -> None:
+        made.append(seq)
+
+    def breathe() -> None:
+        breaths.append(len(made))
+        if len(made) < 100:
+            loop.call_soon(breathe)
+
+    bench = Bench(note, places=40)
+    for seq in range(100):
+        bench.submit(seq, seq)
+    breathe()
+    await bench.results(100)
+    assert made == list(range(100))
+    assert max(after - before for before, after in pairwise(breaths)) <= MOST
 
 
 @run_async

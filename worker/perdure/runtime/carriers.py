@@ -17,6 +17,9 @@ from typing import Any, Protocol
 
 from perdure.activity import ActivityContext, context
 
+MOST = 24
+"""Attempts of one carrier: then the event loop looks at its connections, however short they are."""
+
 
 class Load(ActivityContext, Protocol):
     """An attempt, as far as its task goes. It is what the variable ``context`` has while it is made."""
@@ -72,7 +75,7 @@ class Carriers:
 
 
 class _Carrier(asyncio.Task[None]):
-    """Takes attempts from ``ready`` and makes them, up to the first that leaves a trace on the task.
+    """Takes some attempts from ``ready`` and makes them, up to the first that leaves a trace on the task.
 
     Its name is that of the attempt that it is making: who looks for what keeps the event loop busy finds it.
     """
@@ -87,7 +90,9 @@ class _Carrier(asyncio.Task[None]):
         return "perdure-activities" if self.load is None else self.load.title
 
     async def _run(self, ready: deque[Load]) -> None:
-        while ready:
+        for _ in range(MOST):
+            if not ready:
+                return
             load = self.load = ready.popleft()
             load.task = self
             context.set(load)
