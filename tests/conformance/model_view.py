@@ -14,8 +14,9 @@ from typing import Any
 import psycopg
 
 from perdure.model import codec
-from perdure.model.events import ClosedFromOutside, Event, Incoming, Turn, WorkflowExecutionStarted
-from perdure.model.runs import ClaimedRun, InboxItem, Lease, NewRun, RunId, RunState
+from perdure.model.events import ClosedFromOutside, Event, Incoming, Turn
+from perdure.model.runs import ClaimedRun, InboxItem, Lease, RunId, RunState
+from perdure.store.base import Start
 from tests.support.stores import MemoryStage
 
 
@@ -134,10 +135,10 @@ class Actor:
         assert starts > 0
         return False
 
-    def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Actor:
-        """Prepare to own a new run."""
-        assert started.workflow == new.workflow
-        return self
+    def begin(self, starts: Sequence[Start]) -> list[Actor]:
+        """Prepare to own new runs."""
+        assert all(started.workflow == new.workflow for new, started in starts)
+        return [self] * len(starts)
 
     def took(self, run: ClaimedRun) -> None:
         """Own a run from now on."""

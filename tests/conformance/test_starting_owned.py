@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from perdure.model.events import ActivityScheduled, Turn, TurnHeader, WorkflowExecutionStarted
-from perdure.model.runs import ClaimedRun, Lease, NewRun, RunState
+from perdure.model.runs import ClaimedRun, Lease, RunState
+from perdure.store.base import Start
 from tests.support.stores import Stage, behaviour, close, new_run, turn
 
 
@@ -25,11 +27,12 @@ class Taking:
         assert starts > 0
         return False
 
-    def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Taking:
-        assert (started.workflow, started.seed) == (new.workflow, new.seed)
-        if self.turn is not None:
-            self.turn = Turn(0, self.turn.header, (started, *self.turn.events))
-        return self
+    def begin(self, starts: Sequence[Start]) -> list[Taking]:
+        for new, started in starts:
+            assert (started.workflow, started.seed) == (new.workflow, new.seed)
+            if self.turn is not None:
+                self.turn = Turn(0, self.turn.header, (started, *self.turn.events))
+        return [self] * len(starts)
 
     def took(self, run: ClaimedRun) -> None:
         self.runs.append(run)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import psycopg
 import pytest
 
-from perdure.model.events import Turn, WorkflowExecutionStarted
+from perdure.model.events import Turn
 from perdure.model.runs import ClaimedRun, Committed, Lease, NewRun, RunId, Started
+from perdure.store.base import Start
 from perdure.store.postgres import PostgresStore, connection
 from tests.support.stores import NAMESPACE, PostgresStage, behaviour, commit, eventually, new_run, turn
 from tests.support.wire import Wire
@@ -28,9 +29,8 @@ class Crowd:
     def takes_along(self, starts: int) -> bool:
         return self.crowded and starts > 0
 
-    def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Crowd:
-        del new, started
-        return self
+    def begin(self, starts: Sequence[Start]) -> list[Crowd]:
+        return [self] * len(starts)
 
     def took(self, run: ClaimedRun) -> None:
         self.took_runs.append(run.info.run_id)

@@ -8,12 +8,12 @@ the lease is lost the whole tenure is thrown away and nothing of it can write.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from perdure.ending import end
+from perdure.engine.loop import Stillness
 from perdure.errors import LeaseLostError, StoreUnavailableError
-from perdure.model.events import WorkflowExecutionStarted
 from perdure.model.hints import Hint
 from perdure.model.policies import MICROSECONDS
 from perdure.model.runs import (
@@ -29,6 +29,7 @@ from perdure.model.runs import (
     RunId,
     RunState,
 )
+from perdure.store.base import Start
 from perdure.telemetry.tally import Now
 
 from .attempts import Attempts
@@ -194,10 +195,12 @@ class Tenure:
         busy = len(self._executions) - len(self.resting)
         return min(CLAIM, limits.runs - len(self._executions), 2 * limits.activities - busy)
 
-    def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Beginning:
-        """Take the first turn of a run that may be ours from its start."""
+    def begin(self, starts: Sequence[Start]) -> list[Beginning]:
+        """Take the first turns of runs that may be ours from their start."""
         self._started_some = True
-        return Beginning(self, self.charge.workflows[new.workflow], new, started, self._took)
+        workflows = self.charge.workflows
+        with Stillness():
+            return [Beginning(self, workflows[new.workflow], new, started, self._took) for new, started in starts]
 
     def _took(self, run: ClaimedRun, begun: Begun | None) -> None:
         if not self.lost.is_set():

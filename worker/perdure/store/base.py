@@ -101,6 +101,10 @@ def turn_too_large(run_id: RunId, size: int) -> PayloadError:
     )
 
 
+Start = tuple[NewRun, WorkflowExecutionStarted]
+"""A run to be created, and its first event."""
+
+
 class Beginning(Protocol):
     """A run that a worker would take, and its first turn. One of the two methods is called, once."""
 
@@ -124,8 +128,8 @@ class Taker(Protocol):
     def takes_along(self, starts: int) -> bool:
         """Whether it is about to write turns with which so many starts had better go."""
 
-    def begin(self, new: NewRun, started: WorkflowExecutionStarted) -> Beginning:
-        """Prepare to take a run that ``started`` is the first event of. Nothing may happen outside before `took`."""
+    def begin(self, starts: Sequence[Start]) -> Sequence[Beginning]:
+        """Prepare to take these runs. Nothing may happen outside before `Beginning.took`."""
 
 
 class Store(Protocol):

@@ -74,7 +74,7 @@ class MemoryStore(MemoryWorkers):
                 suspended=new.suspended,
                 build=new.build,
             )
-            beginning = taker.begin(new, event) if taker is not None else None
+            beginning = taker.begin([(new, event)])[0] if taker is not None else None
             turn = beginning.turn if beginning is not None else None
             written = turn or Turn(0, TurnHeader(time=now), (event,))
             run.history[0] = codec.encode_turn(written.header, written.events)

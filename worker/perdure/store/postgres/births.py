@@ -3,6 +3,7 @@
 What lives here: the packing of starts and their answers. What must not: leases and turns. `store` owns one.
 """
 
+import asyncio
 import secrets
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class _Birth(Ask[Started]):
 
     @property
     def size(self) -> int:
-        return len(self.event or b"") + len(self.turn or b"") + sum(map(len, self.outside))
+        return len(self.new.input) + len(self.event or b"") + len(self.turn or b"") + sum(map(len, self.outside))
 
     @property
     def refusal(self) -> str:
@@ -59,6 +60,20 @@ class _Birth(Ask[Started]):
     @property
     def settled(self) -> bool:
         return self.answer.done() and self.beginning is None
+
+    @property
+    def packed(self) -> bool:
+        """Whether there is something to write; not, if nobody waited for it any more when it was to begin."""
+        return self.event is not None or self.turn is not None
+
+    def pack(self) -> None:
+        """Encode what is to be recorded."""
+        turn = self.beginning.turn if self.beginning is not None else None
+        if turn is None:
+            (event,), self.outside = codec.split_payloads((self.started,), records.LARGE)
+            self.event = _encoder.encode(event)
+        else:
+            self.turn, self.outside = codec.encode_apart(turn, records.LARGE)
 
     def made(self, row: Row, *, first: bool) -> None:
         """Answer with what the statement says of this start; ``first``: of several for one id, it is the one."""
@@ -87,28 +102,47 @@ class Births:
         self._turns = turns
         self._hints = hints
         self._gathering: Gathering[_Birth] = Gathering("perdure-start", self._write)
+        self._unbegun: list[_Birth] = []
+        self._loop = asyncio.get_running_loop()
         self.close = self._gathering.close
 
     async def start(self, new: NewRun, taker: Taker | None) -> Started:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
         records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "", new.build or "")
         birth = _Birth(new, records.started_event(new), taker)
-        if taker is not None:
-            birth.beginning = taker.begin(new, birth.started)
-        turn = birth.beginning.turn if birth.beginning is not None else None
-        if turn is None:
-            (event,), birth.outside = codec.split_payloads((birth.started,), records.LARGE)
-            birth.event = _encoder.encode(event)
-        else:
-            birth.turn, birth.outside = codec.encode_apart(turn, records.LARGE)
+        if not self._unbegun:
+            self._loop.call_soon(self._begin)
+        self._unbegun.append(birth)
         self._gathering.add(birth)
         started = await birth.answer
         if started.created and not started.taken and not birth.hinted:
             self._hints.send(Hint(queues=frozenset({new.queue})))
         return started
 
+    def _begin(self) -> None:
+        """Take the first turns of all runs that were asked for in this round of the event loop, and pack them."""
+        births, self._unbegun = self._unbegun, []
+        births = [birth for birth in births if not birth.answer.done()]
+        for taker in {id(birth.taker): birth.taker for birth in births}.values():
+            own = [birth for birth in births if birth.taker is taker]
+            try:
+                if taker is not None:
+                    beginnings = taker.begin([(birth.new, birth.started) for birth in own])
+                    for birth, beginning in zip(own, beginnings, strict=True):
+                        birth.beginning = beginning
+                for birth in own:
+                    birth.pack()
+            except Exception as error:  # noqa: BLE001  # it belongs to those who asked
+                for birth in own:
+                    birth.fail(error)
+
     async def _write(self, batch: Sequence[_Birth]) -> None:
         """Write a batch. When another process starts one of its ids at the same moment, the next try finds that run."""
+        if self._unbegun:
+            self._begin()
+        batch = [birth for birth in batch if birth.packed and not birth.settled]
+        if not batch:
+            return
         tag = secrets.randbits(63)
         lost = False
         while True:
