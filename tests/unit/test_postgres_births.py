@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from perdure.model.events import Turn
 from perdure.model.runs import ClaimedRun, Lease, Started
 from perdure.store.base import Start
 from tests.support.stores import PostgresStage, behaviour, new_run
@@ -15,7 +16,7 @@ from tests.support.stores import PostgresStage, behaviour, new_run
 class Taking:
     """A worker that takes runs and notes how many begin at a time."""
 
-    turn = None
+    turn: Turn | None = None
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
