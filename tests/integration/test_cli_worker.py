@@ -112,6 +112,20 @@ def test_a_killed_worker_is_replaced_and_no_recorded_step_runs_again(cli: Cli) -
     assert results == [1, 2, 3]
 
 
+def test_what_an_attempt_said_last_outlives_the_worker_that_is_killed(cli: Cli) -> None:
+    with cli.worker("--lease", "1", "--name", "first") as first:
+        first.until_it_serves()
+        cli.out("start", "reading", "gate-1", "--id", "reading-1")
+        with psycopg.connect(cli.url, autocommit=True) as database:
+            said = "SELECT details FROM perdure.heartbeat"
+            eventually(lambda: database.execute(said).fetchall() == [(b"3",)], "the details to be recorded")
+            first.send(signal.SIGKILL)
+            with cli.worker("--lease", "1", "--name", "second"):
+                assert json.loads(cli.out("result", "reading-1", "--timeout", "60")) == 3
+            assert database.execute(said).fetchall() == []
+    assert cli.lines("notes") == ["gate-1"], "the second attempt had no need to wait"
+
+
 def test_a_process_that_dies_is_started_again_and_a_signal_drains_them_all(cli: Cli) -> None:
     with cli.worker("--processes", "2", "--lease", "1", "--health-port", "0") as worker:
         worker.until_it_serves(2)

@@ -37,6 +37,16 @@ async def gate(name: str) -> str:
     return name
 
 
+@activity.define
+async def bookmark(name: str) -> int:
+    """Return the page at which the attempt before stood; the first one stays at page 3 while the gate is closed."""
+    page = activity.info().heartbeat_details
+    if page is None:
+        activity.heartbeat(3)
+        await gate(name)
+    return int(page or 0)
+
+
 @activity.define(retry=RetryPolicy(initial_interval=0.05, max_attempts=3))
 async def stubborn() -> str:
     raise ConnectionError("nobody answers")
@@ -68,6 +78,11 @@ async def conversation(name: str) -> str:
 async def guarded(name: str) -> list[str]:
     await note(f"before {name}")
     return [await gate(name), f"after {await note(f'after {name}')}"]
+
+
+@workflow.define
+async def reading(name: str) -> int:
+    return await bookmark(name)
 
 
 @workflow.define
