@@ -39,7 +39,8 @@ class Heartbeats:
             self._loop.call_soon_threadsafe(self._news.set)
 
     async def send(self) -> None:
-        """Write what was noted since the last time. Raises `StoreUnavailableError`; then it is noted still."""
+        """Write what was noted since the last time. Raises `StoreUnavailableError`; then, and when
+        it is cancelled, it is noted still."""
         with self._lock:
             latest, self._latest = self._latest, {}
         if not latest:
@@ -47,7 +48,8 @@ class Heartbeats:
         try:
             beats = [Heartbeat(run_id, seq, details) for (run_id, seq), details in latest.items()]
             await self._store.heartbeat(self._lease, beats)
-        except StoreUnavailableError:
+        except (StoreUnavailableError, asyncio.CancelledError):
+            # The end of this worker cuts off a write, too, and sends what was in it once more.
             with self._lock:
                 self._latest = latest | self._latest
             raise
