@@ -40,7 +40,8 @@ class Heartbeats:
 
     async def send(self) -> None:
         """Write what was noted since the last time. Raises `StoreUnavailableError`; then, and when
-        it is cancelled, it is noted still."""
+        it is cancelled, it is noted still.
+        """
         with self._lock:
             latest, self._latest = self._latest, {}
         if not latest:
