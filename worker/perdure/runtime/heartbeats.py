@@ -39,8 +39,9 @@ class Heartbeats:
             self._loop.call_soon_threadsafe(self._news.set)
 
     async def send(self) -> None:
-        """Write what was noted since the last time. Raises `StoreUnavailableError`; then, and when
-        it is cancelled, it is noted still.
+        """Write what was noted since the last time.
+
+        Raises `StoreUnavailableError`. Then, and when it is cancelled, it is noted still.
         """
         with self._lock:
             latest, self._latest = self._latest, {}
