@@ -56,6 +56,7 @@ from tests.support.stores import (
     MemoryStage,
     PostgresStage,
     Stage,
+    announced,
     close,
     commit,
     completed_activity,
@@ -229,6 +230,19 @@ class Verbs(RuleBasedStateMachine):
     @rule(number=NUMBERS, limit=st.integers(1, 3))
     def claim(self, number: int, limit: int) -> None:
         self.same(lambda store, side: store.claim(self.lease(number)[side], limit))
+
+    @rule(number=NUMBERS, run=st.integers(0, 30), stale=st.booleans())
+    def claim_announced(self, number: int, run: int, stale: bool) -> None:
+        """Claim a run as its start announced it, or as it was not."""
+        row = self.model.store.runs[sorted(self.turns)[-1 - run % len(self.turns)]]
+        first = turn(1, signal("ready"))
+
+        async def claim(store: FullStore, side: int) -> bool:
+            hint = await announced(store, row.id, row.instance, **({"history": (turn(0),)} if stale else {}))
+            return await store.claim_announced(self.lease(number)[side], hint, first)
+
+        if self.same(claim) is True:
+            self.turns[row.id] = 2
 
     @rule(data=st.data())
     def flush(self, data: st.DataObject) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TypeVar
 
+import msgspec
 import psycopg
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -34,6 +35,7 @@ from tests.support.stores import (
     MemoryStage,
     PostgresStage,
     Stage,
+    announced,
     behaviour,
     close,
     completed_activity,
@@ -158,6 +160,26 @@ class Workers(Invariants):
             assert before.runs[run.info.run_id].state in {RunState.READY, RunState.PARKED}
             assert not before.runs[run.info.run_id].suspended
             actor.took(run)
+
+    @rule(number=NUMBERS, run=NUMBERS)
+    def claim_announced(self, number: int, run: int) -> None:
+        """Take a run as its start announced it, however long ago that was."""
+        before = self.view()
+        if not before.runs:
+            return
+        actor, run_id = self.actor(number), sorted(before.runs)[-1 - run % len(before.runs)]
+        was = before.runs[run_id]
+        hint = self.runner.run(announced(self.stage.store, run_id, was.instance))
+        first = turn(1, scheduled(1))
+        taken = self.do(self.stage.store.claim_announced(actor.lease, hint, first))
+        is_now = self.view().runs[run_id]
+        assert (taken is not None) == before.in_force(actor.lease)
+        if taken:
+            assert (was.state, was.suspended, was.mail, len(was.history)) == (RunState.READY, False, 0, 1)
+            assert (is_now.state, is_now.owner) == (RunState.OWNED, actor.lease.worker)
+            actor.took(msgspec.structs.replace(hint, history=(*hint.history, first)))
+        else:
+            assert is_now == was
 
     @rule(number=NUMBERS)
     def listen(self, number: int) -> None:

@@ -23,7 +23,7 @@ from perdure.errors import RunFailure, StoreUnavailableError
 from perdure.model.events import SignalReceived
 from perdure.model.payload import encode
 from perdure.model.runs import RunState, RunSummary
-from perdure.runtime import execution, flush, tasks, tenure
+from perdure.runtime import claiming, execution, flush, tasks, tenure
 from perdure.store.base import RunFilter
 from tests.failpoints import workflows
 from tests.failpoints.workflows import ACTIVITIES, LARGE, WORKFLOWS, Process
@@ -58,12 +58,12 @@ def perform(part: Part) -> None:
     # What others wait for by polling when a hint is lost takes seconds in production.
     for module, name, value in (
         (execution, "LINGER", 0.1),
-        (tenure, "CLAIM_POLL", 0.5),
+        (claiming, "CLAIM_POLL", 0.5),
         (tenure, "TASK_POLL", 0.5),
         (tenure, "INBOX_POLL", 0.2),
         (tenure, "RECOVER_POLL", 0.5),
         (tasks, "DROPPED_POLL", 0.1),
-        (tenure, "SURVIVED", 0.0),
+        (claiming, "SURVIVED", 0.0),
         (flush, "FEW", 2),  # two runs are a crowd here, so that starts go along with turns
     ):
         assert hasattr(module, name)

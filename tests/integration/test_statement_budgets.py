@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 
 from perdure import Client, Limits, Worker, activity, workflow
-from perdure.runtime import tenure
+from perdure.runtime import claiming, tenure
 from tests.support.world import eventually, run_async
 
 
@@ -53,6 +53,24 @@ async def test_sequential_activities_alone_cost_one_commit_each_and_two_more(mig
 
 
 @run_async
+async def test_a_run_for_an_idle_worker_elsewhere_is_claimed_with_its_first_turn(migrated: str) -> None:
+    async with Client.connect(migrated) as client, Client.connect(migrated) as other:
+        async with Worker(other, workflows=[sequence], activities=[step]):
+            await settled(other)
+            statements = other.store.statements  # type: ignore[attr-defined]
+
+            async def announced() -> bool:
+                statements.clear()
+                handle = await client.start(sequence, 3)
+                assert await handle.result() == 3
+                return bool(statements["claim_announced"])
+
+            await eventually(announced)  # the first may come before the worker listens
+            assert statements["flush_turns"] == 3
+            assert statements["claim"] == 0
+
+
+@run_async
 async def test_runs_in_flight_share_their_commits(migrated: str) -> None:
     count, width = 10, 40
     async with Client.connect(migrated) as client:
@@ -78,7 +96,7 @@ async def test_an_idle_worker_sends_at_most_one_statement_a_second(migrated: str
 
 def test_the_intervals_add_up_to_less_than_one_statement_a_second() -> None:
     beats = 3 / Limits().lease
-    looks = 1 / tenure.CLAIM_POLL + 1 / tenure.TASK_POLL + 2 / tenure.RECOVER_POLL
+    looks = 1 / claiming.CLAIM_POLL + 1 / tenure.TASK_POLL + 2 / tenure.RECOVER_POLL
     assert beats + looks <= 0.9
 
 

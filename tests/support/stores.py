@@ -25,6 +25,7 @@ from perdure.model.events import (
     Turn,
     TurnHeader,
     WorkflowExecutionCompleted,
+    WorkflowExecutionStarted,
 )
 from perdure.model.runs import (
     ClaimedRun,
@@ -36,6 +37,7 @@ from perdure.model.runs import (
     Lease,
     NewRun,
     RunId,
+    RunInfo,
     RunState,
     RunSummary,
     Started,
@@ -210,6 +212,27 @@ def new_run(instance: str, **changes: Any) -> NewRun:
         "seed": "seed",
     }
     return NewRun(**(fields | changes))
+
+
+async def announced(store: FullStore, run_id: RunId, instance: str = "order-1", **changes: Any) -> ClaimedRun:
+    """Return a run as the hint of its start announces it, unless ``changes`` say otherwise."""
+    summary = await store.describe(NAMESPACE, instance, run_id)
+    assert summary is not None
+    first = (await store.history(run_id))[0]
+    assert isinstance(first.event, WorkflowExecutionStarted)
+    created_at = round(first.time.timestamp() * 1_000_000)
+    fields: dict[str, Any] = {
+        "info": RunInfo(
+            id=instance, run_id=run_id, namespace=NAMESPACE, workflow=summary.workflow, queue=summary.queue
+        ),
+        "history": (Turn(0, TurnHeader(time=created_at), (first.event,)),),
+        "inbox": (),
+        "tasks": (),
+        "mail": 0,
+        "created_at": created_at,
+        "deadline": None,
+    }
+    return ClaimedRun(**(fields | changes))
 
 
 def worker_info(name: str, **changes: Any) -> WorkerInfo:

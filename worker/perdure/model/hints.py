@@ -11,7 +11,7 @@ from operator import or_
 
 import msgspec
 
-from perdure.model.runs import WorkerId
+from perdure.model.runs import ClaimedRun, WorkerId
 
 
 class Audience(StrEnum):
@@ -23,13 +23,18 @@ class Audience(StrEnum):
 
 
 class Hint(msgspec.Struct, frozen=True, gc=False):
-    """A wake-up that may be lost: runs or tasks for a queue, mail for a worker, a run that closed, a status."""
+    """A wake-up that may be lost: runs or tasks for a queue, mail for a worker, a run that closed, a status.
+
+    A run of one of the ``queues`` that was started just now may be ``announced``, as a claim would return it. It may be
+    somebody's by now, and whoever sent the hint may have made it up: `Store.claim_announced` finds out.
+    """
 
     queues: frozenset[str] = frozenset()
     tasks: frozenset[str] = frozenset()
     workers: frozenset[WorkerId] = frozenset()
     closed: bool = False
     changed: bool = False
+    announced: tuple[ClaimedRun, ...] = ()
 
     def __or__(self, other: "Hint") -> "Hint":
         return Hint(
@@ -38,13 +43,14 @@ class Hint(msgspec.Struct, frozen=True, gc=False):
             workers=self.workers | other.workers,
             closed=self.closed or other.closed,
             changed=self.changed or other.changed,
+            announced=self.announced + other.announced,
         )
 
     def part(self, audience: Audience) -> "Hint":
         """Return what of it is for this audience."""
         match audience:
             case Audience.WORKERS:
-                return Hint(queues=self.queues, tasks=self.tasks, workers=self.workers)
+                return Hint(queues=self.queues, tasks=self.tasks, workers=self.workers, announced=self.announced)
             case Audience.CLIENTS:
                 return Hint(closed=self.closed)
             case Audience.OPERATORS:

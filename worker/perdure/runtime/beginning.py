@@ -1,21 +1,23 @@
-"""The first turn of a run that is started in this process, taken before its start is recorded.
+"""The first turn of a run, taken before the run is owned: before its start is recorded, or before it is claimed.
 
-What lives here: `Beginning`, which a store asks for the turn to record together with the start. What must not: anything
-that acts on the world: until `Beginning.took` nothing has happened. `tenure` makes one for each run that it would take.
+What lives here: `Beginning`, which a store asks for the turn to record together with a start in this process, and
+`ahead`, for a run that another one has announced. What must not: anything that acts on the world: until the run is
+owned nothing has happened. `tenure` makes a beginning for each run that it would take, `claiming` calls `ahead`.
 
 When the first turn comes to more than a turn (the run closes at once, is to be held, needs rows in other tables, or is
-too large), it is forgotten, the start is recorded alone, and the run goes the way of every claimed run.
+too large), it is forgotten, and the run goes the way of every claimed run.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
+from perdure.engine.replay import replay
 from perdure.engine.run import Decision, Definition, Run
 from perdure.errors import EngineFault
-from perdure.model.events import Turn, WorkflowExecutionStarted
+from perdure.model.events import Incoming, Turn, WorkflowExecutionStarted
 from perdure.model.runs import UNBORN, ClaimedRun, NewRun, RunInfo
 from perdure.store import records
 from perdure.store.base import MOST_OF_A_TURN
@@ -74,24 +76,41 @@ class Beginning:
             self._begun.run.evict()
 
 
+def ahead(host: Host, definition: Definition, run: ClaimedRun) -> Begun | None:
+    """Take the next turn of a run that nobody owns yet; None when it is not that simple."""
+    return _take(host, definition, run.info, run.history, ())
+
+
 def _begin(host: Host, definition: Definition, new: NewRun, started: WorkflowExecutionStarted) -> Begun | None:
     info = RunInfo(id=new.id, run_id=UNBORN, namespace=new.namespace, workflow=new.workflow, queue=new.queue)
-    run = Run(definition, info)
-    run.payload_limit = host.payload_limit
+    return _take(host, definition, info, (), (started,))
+
+
+def _take(
+    host: Host, definition: Definition, info: RunInfo, history: Sequence[Turn], incoming: Sequence[Incoming]
+) -> Begun | None:
+    run: Run | None = None
     try:
-        decision = run.turn(header(host.name, host.build, host.clock.now()), (started,))
+        run = replay(definition, info, history)
+        run.payload_limit = host.payload_limit
+        decision = run.turn(header(host.name, host.build, host.clock.now()), incoming)
     except EngineFault:
-        run.evict()  # taken again after the start, the turn holds the run and says why
-        return None
+        pass  # taken again by an owner, the turn holds the run and says why
     except Exception:
-        logger.exception("the first turn of %s failed; it is taken again after the start", new.id, extra=about(info))
+        logger.exception("the first turn of %s failed; its owner takes it again", info.id, extra=about(info))
+    else:
+        placed = place(host, run, decision, frozenset(), everything=False)
+        if _is_all(host, decision, placed):
+            return Begun(run, decision, placed)
+    if run is not None:
         run.evict()
-        return None
-    placed = place(host, run, decision, frozenset(), everything=False)
-    more = decision.closing is not None or decision.visible is not None or bool(placed.tasks)
-    if not more and decision.turn is not None and len(decision.turn.events) * host.payload_limit > MOST_OF_A_TURN:
-        more = records.turn_size(decision.turn) > MOST_OF_A_TURN
-    if more:
-        run.evict()
-        return None
-    return Begun(run, decision, placed)
+    return None
+
+
+def _is_all(host: Host, decision: Decision, placed: Placed) -> bool:
+    """Whether there is a turn to record and nothing else."""
+    if decision.turn is None or decision.closing is not None or decision.visible is not None or placed.tasks:
+        return False
+    if len(decision.turn.events) * host.payload_limit <= MOST_OF_A_TURN:
+        return True
+    return records.turn_size(decision.turn) <= MOST_OF_A_TURN

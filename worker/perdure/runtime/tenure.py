@@ -1,13 +1,13 @@
 """One tenure of a worker: everything that holds while one lease does.
 
-What lives here: the owned runs, and the loops that claim, look into the inbox
-and recover. What must not: signals, processes, re-registration (`worker`). When
-the lease is lost the whole tenure is thrown away and nothing of it can write.
+What lives here: the owned runs, and the loops that look into the inbox and
+recover. What must not: taking runs (`claiming`), signals, processes,
+re-registration (`worker`). When the lease is lost the whole tenure is thrown
+away and nothing of it can write.
 """
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -35,6 +35,7 @@ from perdure.telemetry.tally import Now
 from .attempts import Attempts
 from .beginning import Beginning, Begun
 from .charge import Charge
+from .claiming import ClaimLoop
 from .clock import StoreClock
 from .execution import Execution
 from .flush import Flusher
@@ -46,19 +47,13 @@ from .waiting import hinted
 
 logger = logging.getLogger("perdure.worker")
 
-CLAIM = 100
-"""Most runs taken at a time."""
-CLAIM_POLL = 2.5
 TASK_POLL = 8.0
 DEAF_POLL = 1.0
 INBOX_POLL = 0.5
-"""Seconds between two looks when nobody hints. An idle worker looks for runs and
-tasks only and stays below one statement a second, heartbeats included; where no
-hint can come, as behind PgBouncer, it looks more often."""
+"""Seconds between two looks when nobody hints. An idle worker looks for runs
+(see `claiming`) and tasks only and stays below one statement a second, heartbeats
+included; where no hint can come, as behind PgBouncer, it looks more often."""
 RECOVER_POLL = 30.0
-SURVIVED = 60.0
-"""Seconds after which a run that may have ended its last owners is not to blame for the end of this one."""
-
 
 _OUTCOMES = {state: state.name.lower() for state in RunState}
 
@@ -85,12 +80,10 @@ class Tenure:
         self._keeper: LeaseKeeper
         self._executions: dict[RunId, Execution] = {}
         self._loops: list[asyncio.Task[None]] = []
-        self._ailing = {self._claim_loop.__name__}  # until it has claimed once
+        self._claims: ClaimLoop
+        self._ailing = {ClaimLoop.run.__qualname__}  # until it has claimed once
         self._unknown: set[RunId] = set()
-        self._left_some = False
-        self._suspects: dict[RunId, float] = {}
         self._started_some = False
-        self._work = asyncio.Event()
         self._mail = asyncio.Event()
         self._orphans = asyncio.Event()
         self._came_to_rest = asyncio.Event()
@@ -99,6 +92,11 @@ class Tenure:
     def owned(self) -> int:
         """How many runs it owns."""
         return len(self._executions)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has no run and no activity."""
+        return not self._executions and not self._tasks.busy
 
     def standing(self) -> Now:
         """Return how things stand."""
@@ -124,7 +122,8 @@ class Tenure:
         self._tasks.on_rest = self._came_to_rest.set
         self.attempts.on_free = self._tasks.has_room
         self.attempts.may_begin = self._keeper.holds
-        loops = (self._recover_loop, self._claim_loop, self._inbox_loop, self._tasks.run, self._heartbeats.keep_sending)
+        self._claims = ClaimLoop(self, self._pause)
+        loops = (self._recover_loop, self._claims.run, self._inbox_loop, self._tasks.run, self._heartbeats.keep_sending)
         for loop in loops:
             self._loops.append(asyncio.create_task(self._watched(loop), name=f"perdure {loop.__qualname__}"))
 
@@ -179,35 +178,44 @@ class Tenure:
             and new.namespace == self.charge.info.namespace
             and new.queue in self.queues
             and new.workflow in self.charge.workflows
-            and self._room() > 0
+            and self.room > 0
         )
 
     def takes_along(self, starts: int) -> bool:
         """Whether turns are about to be written with which so many starts should go."""
         return self.flusher.takes_along(starts)
 
-    def _room(self) -> int:
-        """Return how many more runs could do something soon; the others are left for workers that may come.
+    @property
+    def room(self) -> int:
+        """How many more runs could do something soon; the others are left for workers that may come.
 
         Runs that only wait do not count. For each slot one more may wait, so that no slot does.
         """
         limits = self.charge.limits
         busy = len(self._executions) - len(self.resting)
-        return min(CLAIM, limits.runs - len(self._executions), 2 * limits.activities - busy)
+        return min(limits.runs - len(self._executions), 2 * limits.activities - busy)
 
     def begin(self, starts: Sequence[Start]) -> list[Beginning]:
         """Take the first turns of runs that may be ours from their start."""
-        self._started_some = True
+        self.unsure()
         workflows = self.charge.workflows
         with Stillness():
-            return [Beginning(self, workflows[new.workflow], new, started, self._took) for new, started in starts]
+            return [Beginning(self, workflows[new.workflow], new, started, self.adopt) for new, started in starts]
 
-    def _took(self, run: ClaimedRun, begun: Begun | None) -> None:
-        if not self.lost.is_set():
-            self.charge.tally.turns += begun is not None
-            self._adopt(run, begun)
-        elif begun is not None:
-            begun.run.evict()
+    def unsure(self) -> None:
+        """Take note that it may own a run without knowing."""
+        self._started_some = True
+
+    def adopt(self, run: ClaimedRun, begun: Begun | None = None) -> None:
+        """Go on with a run that is owned here from now on, after its first turn if that has begun."""
+        if self.lost.is_set():
+            if begun is not None:
+                begun.run.evict()
+            return
+        self.charge.tally.turns += begun is not None
+        definition = self.charge.workflows[run.info.workflow]  # the store hands out what we registered, and no more
+        self.charge.audience.near(run.info.run_id)
+        self._executions[run.info.run_id] = Execution(self, definition, run, begun)
 
     async def _release_strays(self) -> None:
         """Give back runs that the store says are ours and that we know nothing of, two looks in a row.
@@ -237,7 +245,7 @@ class Tenure:
         if isinstance(ending, Park) and ending.wake_at is not None:
             # A parked run belongs to nobody. Whoever parked it looks again at the right moment; the poll is the floor.
             delay = (ending.wake_at - self.clock.now()) / MICROSECONDS
-            asyncio.get_running_loop().call_later(max(0.0, delay), self._work.set)
+            asyncio.get_running_loop().call_later(max(0.0, delay), self._claims.look)
         self.came_to_rest()
 
     def _count(self, workflow: str, ending: Ending | None) -> None:
@@ -248,10 +256,8 @@ class Tenure:
             tally.held[ending.reason] = tally.held.get(ending.reason, 0) + 1
 
     def came_to_rest(self) -> None:
-        """Look for more to do, when some was left and half of the room is free again."""
-        limits = self.charge.limits
-        if self._left_some and self._room() >= max(1, min(CLAIM, limits.runs, limits.activities) // 2):
-            self._work.set()
+        """Take note that a run waits or has left."""
+        self._claims.came_to_rest()
         self._came_to_rest.set()
 
     def awaited(self, run_id: RunId) -> bool:
@@ -265,7 +271,7 @@ class Tenure:
     def on_hint(self, hint: Hint) -> None:
         """Look now where the hint points."""
         if not hint.queues.isdisjoint(self.queues):
-            self._work.set()
+            self._claims.hear(hint.announced)
         if not hint.tasks.isdisjoint(self.queues):
             self._tasks.wake()
         if self.lease.worker in hint.workers:
@@ -290,44 +296,24 @@ class Tenure:
                 self._on_lease_event("lost")
                 return
             except StoreUnavailableError as error:
-                self._ailing.add(loop.__name__)
+                self._ailing.add(loop.__qualname__)
                 self.polling = False
                 self.charge.tally.store_errors += 1
                 logger.warning("%s", error)
                 await asyncio.sleep(0.5)
             except Exception:
-                self._ailing.add(loop.__name__)
+                self._ailing.add(loop.__qualname__)
                 self.polling = False
                 logger.exception("a loop of the worker failed; it starts again")
                 await asyncio.sleep(1)
 
-    async def _claim_loop(self) -> None:
-        store, strangers, looked_at = self.charge.store, False, 0.0
-        while not self.draining:
-            strangers = strangers or self._work.is_set()
-            self._work.clear()
-            room = self._room()
-            self._left_some = room <= 0
-            claimed = await store.claim(self.lease, room) if room > 0 else []
-            self._went_well(self._claim_loop)
-            if room > 0:
-                self.charge.tally.claims += len(claimed)
-                self._left_some = len(claimed) == room
-                for run in claimed:
-                    self._adopt(run)
-                    if run.suspect:
-                        await self._try_suspect(run.info.run_id)
-                if len(claimed) == room or any(run.suspect for run in claimed):
-                    continue
-                # Somebody hinted and there may be work that nobody here knows: say so instead of leaving it waiting.
-                if strangers and time.monotonic() - looked_at >= 1:
-                    strangers, looked_at = False, time.monotonic()
-                    await store.hold_unknown(self.lease)
-            await hinted(self._work, self._pause(CLAIM_POLL))
+    def looked(self) -> None:
+        """Take note that a look for runs went well."""
+        self._went_well(self._claims.run)
 
     def _went_well(self, loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Take note that a loop has done what it had to do; when all have, the worker takes work."""
-        self._ailing.discard(loop.__name__)
+        self._ailing.discard(loop.__qualname__)
         self.polling = not self._ailing
 
     def _pause_of_tasks(self) -> float:
@@ -336,25 +322,6 @@ class Tenure:
 
     def _pause(self, longest: float) -> float:
         return longest if self.charge.hears() else DEAF_POLL
-
-    def _adopt(self, claimed: ClaimedRun, begun: Begun | None = None) -> None:
-        definition = self.charge.workflows[claimed.info.workflow]  # the store hands out what we registered, and no more
-        self.charge.audience.near(claimed.info.run_id)
-        self._executions[claimed.info.run_id] = Execution(self, definition, claimed, begun)
-
-    async def _try_suspect(self, run_id: RunId) -> None:
-        """Let a run that may have ended its last owners take its turn before any other run is claimed."""
-        self._suspects[run_id] = time.monotonic()
-        taken = asyncio.Event()
-        self.turns.add(taken.set)  # the queue is in order, and the run's own turn stands before this
-        await taken.wait()
-
-    async def _absolve_suspects(self) -> None:
-        survived = [run for run, taken_at in self._suspects.items() if time.monotonic() - taken_at >= SURVIVED]
-        if survived:
-            await self.charge.store.absolve(self.lease, survived)
-        for run_id in survived:
-            del self._suspects[run_id]
 
     async def _inbox_loop(self) -> None:
         while True:
@@ -377,9 +344,9 @@ class Tenure:
             recovered = await self.charge.store.recover(self.lease)
             if recovered:
                 self.charge.tally.recovered += recovered
-                self._work.set()
+                self._claims.look()
             await self.charge.store.hold_unknown(self.lease)
-            await self._absolve_suspects()
+            await self._claims.absolve()
             await self._release_strays()
             self._tasks.wake()
             self._went_well(self._recover_loop)

@@ -214,6 +214,14 @@ class Store(Protocol):
         then ready ones by priority, then age. A run that `SUSPECT` owners did not survive is taken alone, before all.
         """
 
+    async def claim_announced(self, lease: Lease, run: ClaimedRun, turn: Turn) -> bool:
+        """Become the owner of a run that a hint has announced, and record its turn 1, in one step.
+
+        False, and nothing is done, when this worker could not claim the run or it is not any more as it was announced:
+        somebody has owned it, it has mail, its turn 0 is another. Also when it is not so simple, as after a lost
+        answer; `claim` knows more, and returns a run that was claimed without an answer.
+        """
+
     async def absolve(self, lease: Lease, runs: Sequence[RunId]) -> None:
         """Clear runs of this worker of the suspicion that they end their workers: it has survived them for a while."""
 

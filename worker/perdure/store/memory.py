@@ -183,11 +183,7 @@ class MemoryStore(MemoryWorkers):
             ordinary = due + [run for run in ready if run.takeovers < SUSPECT]
             chosen = (suspects[:1] or ordinary)[:limit]
             for run in chosen:
-                run.state, run.owner, run.wake_at = move(run.state, RunState.OWNED), lease.worker, None
-                run.claimed_at = now
-                if run.started_at is None:
-                    run.started_at = now
-                    self._changed(run)
+                self._own(run, lease, now)
             claimed: list[ClaimedRun] = []
             for run in sorted(chosen, key=lambda run: (-run.priority, run.id)):
                 try:
@@ -195,6 +191,19 @@ class MemoryStore(MemoryWorkers):
                 except PayloadError as error:
                     self._hold_unreadable(run, me.build, error)
             return claimed
+
+    async def claim_announced(self, lease: Lease, run: ClaimedRun, turn: Turn) -> bool:
+        """Take a run as it was announced, and record its turn 1."""
+        with self.lock:
+            me, row = self._fence(lease).info, self.runs.get(run.info.run_id)
+            first = {0: codec.encode_turn(run.history[0].header, run.history[0].events)}
+            if row is None or row.state is not RunState.READY or row.suspended or not row.is_for(me):
+                return False
+            if row.started_at is not None or row.mail or row.history != first:
+                return False
+            self._own(row, lease, self.clock())
+            row.history[1] = codec.encode_turn(turn.header, turn.events)
+            return True
 
     async def absolve(self, lease: Lease, runs: Sequence[RunId]) -> None:
         """Clear runs of this worker of the suspicion that they end their workers."""
@@ -267,6 +276,13 @@ class MemoryStore(MemoryWorkers):
             suspect=run.takeovers >= SUSPECT,
             details=dict(run.details),
         )
+
+    def _own(self, run: RunRow, lease: Lease, now: Microseconds) -> None:
+        run.state, run.owner, run.wake_at = move(run.state, RunState.OWNED), lease.worker, None
+        run.claimed_at = now
+        if run.started_at is None:
+            run.started_at = now
+            self._changed(run)
 
     def _hold_unreadable(self, run: RunRow, build: str, error: PayloadError) -> None:
         self._end(run, build, Hold(reason=UNREADABLE, message=str(error)))

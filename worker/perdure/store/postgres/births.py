@@ -20,8 +20,9 @@ from perdure.store.base import Beginning, Taker
 from perdure.store.postgres.arrays import Bytea, boolean, byteas, column, int4, int4s, int8, int8s, text, texts
 from perdure.store.postgres.connection import AnswerLostError, Lane, Lanes, Parameters, Row, look_first
 from perdure.store.postgres.gathering import Ask, Gathering
-from perdure.store.postgres.hints import Hints, sent
+from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.leasing import NOBODY, fence
+from perdure.store.postgres.notices import Notice, announcing, sent
 
 _encoder = msgspec.json.Encoder()
 
@@ -70,8 +71,8 @@ class _Birth(Ask[Started]):
         """Encode what is to be recorded."""
         turn = self.beginning.turn if self.beginning is not None else None
         if turn is None:
-            (event,), self.outside = codec.split_payloads((self.started,), records.LARGE)
-            self.event = _encoder.encode(event)
+            events, self.outside = codec.split_payloads((self.started,), records.LARGE)
+            self.event = _encoder.encode(codec.trimmed(events)[0])
         else:
             self.turn, self.outside = codec.encode_apart(turn, records.LARGE)
 
@@ -151,8 +152,10 @@ class Births:
                 with self._hints.riding(free) as notice:
                     alone = len(batch) == 1 and not batch[0].outside
                     name = "start_one" if alone else "start"
-                    parameters = _parameters_of_one(batch[0], tag) if alone else _parameters(batch, tag)
-                    parameters |= sent(notice)
+                    if alone:
+                        parameters = _parameters_of_one(batch[0], tag, notice)
+                    else:
+                        parameters = _parameters(batch, tag) | sent(notice)
                     rows = None if lost else await self._along(batch, name, parameters)
                     if rows is None:
                         rows = await self._lanes.pick(len(batch)).fetch(name, parameters, on_repeat=look_first)
@@ -189,9 +192,13 @@ def _settle(batch: Sequence[_Birth], rows: Sequence[Row]) -> None:
         given.add(row[1])
 
 
-def _parameters_of_one(birth: _Birth, tag: int) -> dict[str, object]:
-    new = birth.new
+def _parameters_of_one(birth: _Birth, tag: int, notice: Notice | None) -> dict[str, object]:
+    new, announcement = birth.new, None
+    if notice is not None and birth.event is not None and new.build is None and not new.suspended:
+        announcement = announcing(notice, new, birth.event)
     return {
+        **sent(announcement or notice),
+        "announced": boolean(announcement is not None),
         **(fence(birth.lease) if birth.lease is not None else NOBODY),
         "claim": int8(tag),
         "namespace": text(new.namespace),

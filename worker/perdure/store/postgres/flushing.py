@@ -21,8 +21,9 @@ from perdure.store import records
 from perdure.store.base import MOST_OF_A_TURN, CommitRefusedError, turn_too_large
 from perdure.store.postgres.arrays import byteas, column, int4s, int8s, texts
 from perdure.store.postgres.connection import Lane
-from perdure.store.postgres.hints import Hints, sent
+from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.leasing import fence, lost
+from perdure.store.postgres.notices import sent
 
 MOST_COMMITS = 500
 MOST_BYTES = 1_000_000

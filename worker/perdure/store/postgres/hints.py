@@ -1,6 +1,7 @@
 """Hints between processes: NOTIFY, coalesced and off the write path, and LISTEN on a connection of its own.
 
-What lives here: `Hints`. What must not: anything that correctness depends on. A hint that is lost costs a poll.
+What lives here: `Hints`. What must not: anything that correctness depends on, for a hint that is lost costs a poll; and
+the form of what is sent (`notices`).
 
 Each audience has a channel: PostgreSQL sends a process what comes on channels that it listens to, and wakes it for
 nothing else. A worker need not know of each of thousands of runs that close.
@@ -11,50 +12,24 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from itertools import islice
 from typing import Any
 
-import msgspec
 import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from perdure.ending import end
 from perdure.errors import StoreError
 from perdure.model.hints import NOTHING, Audience, Hint
-from perdure.model.runs import WorkerId
 from perdure.store.postgres import arrays
 from perdure.store.postgres.address import Address, unavailable
 from perdure.store.postgres.connection import Lane, Pooler
+from perdure.store.postgres.notices import Notice, channel_of, decoded, encoded
 from perdure.store.postgres.socket import Socket
 
 PAUSE = 0.002
 SHARE = 0.2
 """Least seconds between two NOTIFYs, and the most of its time that a process sends them: each takes a lock that all
 databases of the server share, and takes longer when others want it too."""
-MOST_NAMES = 50
-LONGEST_NAME = 100
-"""Most queues, or workers, in one payload, which must stay below 8,000 bytes."""
-
-
-class _Payload(msgspec.Struct, omit_defaults=True, array_like=True):
-    sender: str
-    queues: list[str] = []
-    workers: list[int] = []
-    closed: bool = False
-    changed: bool = False
-    tasks: list[str] = []
-
-
-_decoder = msgspec.json.Decoder(_Payload)
-
-Notice = tuple[str, str]
-"""A channel and a payload."""
-
-
-def sent(notice: Notice | None) -> dict[str, object]:
-    """Return the parameters of a statement that a hint rides on."""
-    channel, payload = notice or (None, None)
-    return {"channel": arrays.text(channel), "hint": arrays.text(payload)}
 
 
 class Hints:
@@ -90,7 +65,7 @@ class Hints:
             yield None
             return
         free = self._task is None and not self._riding and time.monotonic() >= self._free_at
-        notices = _encoded(self._sender, hint) if free else []
+        notices = encoded(self._sender, hint) if free else []
         if len(notices) != 1:
             yield None
             return
@@ -136,7 +111,7 @@ class Hints:
         try:
             while self._waiting != NOTHING:
                 await asyncio.sleep(self._free_at - time.monotonic())
-                notices = _encoded(self._sender, self._waiting)
+                notices = encoded(self._sender, self._waiting)
                 self._waiting = NOTHING
                 channels, payloads = ([notice[part] for notice in notices] for part in (0, 1))
                 began_at = time.monotonic()
@@ -161,7 +136,7 @@ class Hints:
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def hear(payload: str) -> None:
-            hint = _decoded(self._sender, payload)
+            hint = decoded(self._sender, payload)
             if hint is not None:
                 queue.put_nowait(hint)
 
@@ -196,7 +171,7 @@ class _Ear:
 
     def widen(self, audiences: Iterable[Audience]) -> None:
         """Listen to the channels of these audiences, too."""
-        self._wanted.update(map(_channel, audiences))
+        self._wanted.update(map(channel_of, audiences))
         self._ask()
 
     def _ask(self) -> None:
@@ -220,50 +195,3 @@ class _Ear:
     def _fail(self, error: psycopg.Error) -> None:
         if not self._lost.done():
             self._lost.set_exception(error)
-
-
-def _channel(audience: Audience) -> str:
-    return f"perdure_{audience}"
-
-
-def _encoded(sender: str, hint: Hint) -> list[Notice]:
-    """Return as few notices as say all of it."""
-    notices: list[Notice] = []
-    if hint.closed:
-        notices.append(_notice(Audience.CLIENTS, _Payload(sender, closed=True)))
-    if hint.changed:
-        notices.append(_notice(Audience.OPERATORS, _Payload(sender, changed=True)))
-    queues, tasks = iter(_short(hint.queues)), iter(_short(hint.tasks))
-    workers = iter(sorted(int(worker) for worker in hint.workers))
-    while True:
-        payload = _Payload(sender, list(islice(queues, MOST_NAMES)), list(islice(workers, MOST_NAMES)))
-        payload.tasks = list(islice(tasks, MOST_NAMES - len(payload.queues)))
-        if not (payload.queues or payload.tasks or payload.workers):
-            return notices
-        notices.append(_notice(Audience.WORKERS, payload))
-
-
-def _notice(audience: Audience, payload: _Payload) -> Notice:
-    return _channel(audience), msgspec.json.encode(payload).decode()
-
-
-def _short(names: frozenset[str]) -> list[str]:
-    """Leave out names that would fill a payload: those queues are polled."""
-    return sorted(name for name in names if len(msgspec.json.encode(name)) <= LONGEST_NAME)
-
-
-def _decoded(sender: str, payload: str) -> Hint | None:
-    """Return the hint of another process; None for our own and for those of releases that write them otherwise."""
-    try:
-        found = _decoder.decode(payload)
-    except msgspec.MsgspecError:
-        return None
-    if found.sender == sender:
-        return None
-    return Hint(
-        queues=frozenset(found.queues),
-        tasks=frozenset(found.tasks),
-        workers=frozenset(WorkerId(worker) for worker in found.workers),
-        closed=found.closed,
-        changed=found.changed,
-    )

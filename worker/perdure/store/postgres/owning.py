@@ -4,16 +4,19 @@ What lives here: `Claims` and `inbox`. What must not: writing of turns (`flushin
 """
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from perdure.errors import PayloadError
-from perdure.model.hints import Hint
+from perdure.model import codec
+from perdure.model.events import Turn
+from perdure.model.hints import NOTHING, Hint
 from perdure.model.runs import ClaimedRun, ClaimedTask, InboxItem, Lease, RunId, WorkerId
 from perdure.store import records
 from perdure.store.postgres import rows
-from perdure.store.postgres.arrays import boolean, int4, int4s, int8, int8s
-from perdure.store.postgres.connection import Lane, Parameters, Row
+from perdure.store.postgres.arrays import Bytea, boolean, int4, int4s, int8, int8s
+from perdure.store.postgres.connection import AnswerLostError, Lane, Parameters, Row, look_first
 from perdure.store.postgres.leasing import fence, lost
 
 Unreadable = dict[RunId, PayloadError]
@@ -39,6 +42,20 @@ class Claims:
                 taken, settled = await self._ask(lease, limit)
                 if taken or not settled:
                     return taken
+
+    @contextlib.asynccontextmanager
+    async def lend_tag(self, lease: Lease) -> AsyncIterator[int | None]:
+        """Lend a tag to another statement that takes something; None while an answer is outstanding.
+
+        When the body raises, the answer counts as lost, and the next claim asks for what has the tag.
+        """
+        async with self._turn:
+            if lease.worker in self._unsettled:
+                yield None
+                return
+            tag = self._unsettled[lease.worker] = secrets.randbits(63)
+            yield tag
+            del self._unsettled[lease.worker]
 
     async def _ask(self, lease: Lease, limit: int) -> tuple[list[Row], bool]:
         """Return what was taken, and whether the question was about an earlier claim only."""
@@ -94,6 +111,32 @@ async def claim_runs(claims: Claims, lease: Lease, limit: int) -> tuple[list[Cla
         except PayloadError as error:
             unreadable[RunId(row[0])] = error
     return claimed, unreadable, Hint(changed=any(row[8] for row in found))
+
+
+async def claim_announced(claims: Claims, lane: Lane, lease: Lease, run: ClaimedRun, turn: Turn) -> tuple[bool, Hint]:
+    """Take a run as it was announced, with its turn 1; tell whether it was."""
+    (first,) = run.history
+    events, outside = codec.encode_apart(turn, records.LARGE)
+    if outside:
+        return False, NOTHING
+    try:
+        async with claims.lend_tag(lease) as tag:
+            if tag is None:
+                return False, NOTHING
+            parameters = {
+                **fence(lease),
+                "claim": int8(tag),
+                "run": int8(run.info.run_id),
+                "first": Bytea(codec.encode_turn(first.header, first.events)),
+                "turn": Bytea(events),
+            }
+            found = await lane.fetch("claim_announced", parameters, on_repeat=look_first)
+    except AnswerLostError:
+        return False, NOTHING
+    if not found:
+        raise lost(lease)
+    ((taken, changed),) = found
+    return taken, Hint(changed=changed)
 
 
 async def claim_tasks(claims: Claims, lease: Lease, limit: int) -> list[ClaimedTask]:

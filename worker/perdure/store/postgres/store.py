@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
 from perdure.errors import SchemaVersionError
-from perdure.model.events import Incoming
+from perdure.model.events import Incoming, Turn
 from perdure.model.hints import NOTHING, Audience, Hint
 from perdure.model.runs import (
     ClaimedRun,
@@ -169,6 +169,12 @@ class PostgresStore(PostgresReads):
         self.hint(hint)
         await self._hold(lease, unreadable)
         return claimed
+
+    async def claim_announced(self, lease: Lease, run: ClaimedRun, turn: Turn) -> bool:
+        """Take a run as it was announced, and record its turn 1, where its next turn will be recorded."""
+        taken, hint = await owning.claim_announced(self._runs, self._turns, lease, run, turn)
+        self.hint(hint)
+        return taken
 
     async def absolve(self, lease: Lease, runs: Sequence[RunId]) -> None:
         """Clear runs of this worker of the suspicion that they end their workers."""

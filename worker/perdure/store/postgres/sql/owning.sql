@@ -113,6 +113,29 @@ LEFT JOIN LATERAL (
     FROM perdure.heartbeat WHERE run_id = t.id
 ) b ON true;
 
+-- name: claim_announced
+-- What "claim" and "flush_turns" do, for one run that nobody has had yet, and of which the caller knows turn 0: from a
+-- hint, which may have made it up, so that it is compared.
+WITH fence AS MATERIALIZED (
+    SELECT id, namespace, build, queues, workflows FROM perdure.worker
+    WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
+    FOR KEY SHARE
+), claimed AS (
+    UPDATE perdure.run r
+    SET state = 1, owner = fence.id, claim = :claim::bigint, claims = 1, claimed_at = now(), started_at = now()
+    FROM fence
+    WHERE r.id = :run::bigint AND r.state = 0 AND r.claims = 0 AND r.mail = 0 AND NOT r.suspended
+      AND r.namespace = fence.namespace AND r.queue = ANY (fence.queues) AND r.workflow = ANY (fence.workflows)
+      AND (r.build IS NULL OR r.build = fence.build)
+      AND (SELECT events = :first::bytea FROM perdure.history WHERE run_id = :run AND seq = 0)
+    RETURNING r.id, r.key
+), recorded AS (
+    INSERT INTO perdure.history (run_id, seq, events) SELECT id, 1, :turn::bytea FROM claimed
+), started AS (
+    INSERT INTO perdure.status_change (run_id) SELECT id FROM claimed WHERE key IS NOT NULL RETURNING run_id
+)
+SELECT EXISTS (SELECT FROM claimed), EXISTS (SELECT FROM started) FROM fence;
+
 -- name: flush_turns
 -- What "flush" does, for commits that are a turn and perhaps a close and nothing else: most of them. Half the work of the
 -- long statement. One that is there already makes it fail as a whole; then, and when a run is not ours any more, the

@@ -63,7 +63,7 @@ FROM asked WHERE known_id IS NOT NULL;
 
 -- name: start_one
 -- What "start" does, for one run without a payload that is kept apart: a run that is started alone. Two thirds of the
--- work of the long statement.
+-- work of the long statement. A hint that announces the run is completed here, with what only the statement knows.
 WITH fence AS MATERIALIZED (
     SELECT id FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
@@ -83,7 +83,7 @@ WITH fence AS MATERIALIZED (
            CASE WHEN f.id IS NULL THEN 0 ELSE 1 END, f.id, :claim::bigint, CASE WHEN f.id IS NULL THEN 0 ELSE 1 END
     FROM (SELECT (SELECT id FROM fence)) f (id)
     WHERE NOT EXISTS (SELECT FROM known)
-    RETURNING id, owner
+    RETURNING id, owner, deadline
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events)
     SELECT id, 0,
@@ -96,7 +96,13 @@ WITH fence AS MATERIALIZED (
     FROM created
 )
 SELECT 1, id, true, :workflow::text, owner IS NOT NULL, (extract(epoch FROM now()) * 1000000)::bigint
-FROM created CROSS JOIN (SELECT CASE WHEN :hint::text IS NOT NULL THEN pg_notify(:channel::text, :hint)::text END) AS told
+FROM created CROSS JOIN LATERAL (
+    SELECT CASE WHEN :hint::text IS NOT NULL THEN pg_notify(:channel::text, CASE
+        WHEN NOT :announced::boolean THEN :hint
+        ELSE :hint || id || ',' || (extract(epoch FROM now()) * 1000000)::bigint || ','
+            || coalesce((extract(epoch FROM deadline) * 1000000)::bigint::text, 'null') || ']]'
+    END)::text END
+) told
 UNION ALL
 SELECT 1, id, false, workflow, false, (extract(epoch FROM created_at) * 1000000)::bigint FROM known;
 
