@@ -20,6 +20,7 @@ from perdure.store.postgres.address import Address
 from tests.support.stores import (
     NAMESPACE,
     PostgresStage,
+    announced,
     behaviour,
     close,
     commit,
@@ -81,6 +82,23 @@ async def test_a_claim_that_gave_up_is_settled_by_the_next_one(stage: PostgresSt
         wire.come_up()
         assert [run.info.run_id for run in await store.claim(lease, 3)] == [run_id]
         assert await store.claim(lease, 3) == []
+
+    await over_wire(stage, test)
+
+
+@behaviour
+async def test_an_announced_run_whose_claim_is_not_answered_comes_with_the_next_claim(stage: PostgresStage) -> None:
+    async def test(wire: Wire, store: PostgresStore) -> None:
+        lease = await stage.worker()
+        run_id = (await stage.start()).run_id
+        run = await announced(stage.store, run_id)
+        others = [(await stage.start(f"order-{number}")).run_id for number in (2, 3)]
+        wire.lose_answer_to("perdure.status_change")
+        assert not await store.claim_announced(lease, run, turn(1))
+        assert not await store.claim_announced(lease, await announced(stage.store, others[0], "order-2"), turn(1))
+        (claimed,) = await store.claim(lease, 3)
+        assert (claimed.info.run_id, [turn.seq for turn in claimed.history]) == (run_id, [0, 1])
+        assert [run.info.run_id for run in await store.claim(lease, 3)] == others
 
     await over_wire(stage, test)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from perdure.errors import StoreUnavailableError
 from perdure.model.hints import NOTHING, Audience, Hint
+from perdure.model.runs import NewRun, RunId
 from perdure.store.postgres import PostgresStore
 from tests.support.stores import (
     PostgresStage,
+    announced,
     behaviour,
     close,
     commit,
@@ -79,11 +82,11 @@ async def test_what_is_written_alone_carries_its_hint_itself(stage: PostgresStag
     starter, ender, listener = await stage.another(), await stage.another(), await stage.another()
     for audience in Audience:
         listener.hear(audience)
-    heard: set[Hint] = set()
+    heard: list[Hint] = []
 
     async def listen() -> None:
         async for hint in listener.listen():
-            heard.add(hint)
+            heard.append(hint)  # noqa: PERF401  # others look meanwhile
 
     async def until(hint: Hint) -> None:
         async def known() -> bool:
@@ -97,7 +100,8 @@ async def test_what_is_written_alone_carries_its_hint_itself(stage: PostgresStag
             stage.store.hint(Hint(changed=True))
             await asyncio.sleep(0.02)
         started = await starter.start(new_run("order-1"))
-        await until(Hint(queues=frozenset({"default"})))
+        announced_run = await announced(stage.store, started.run_id)
+        await until(Hint(queues=frozenset({"default"}), announced=(announced_run,)))
         lease = await ender.register(worker_info("a"))
         await ender.claim(lease, 1)
         await ender.flush(lease, [commit(started.run_id, turn(1), close())])
@@ -159,3 +163,98 @@ def test_who_stops_to_listen_before_the_server_has_answered_says_nothing(
 @behaviour
 async def test_a_queue_whose_name_fits_no_hint_is_served_all_the_same(stage: PostgresStage) -> None:
     assert (await stage.store.start(new_run("order-1", queue="q" * 9_000))).created
+
+
+async def heard_of(stage: PostgresStage, new: NewRun) -> tuple[RunId, Hint]:
+    """Start a run alone, and return it with the hint that another process hears of it."""
+    starter, listener = await stage.another(), await stage.another()
+    listener.hear(Audience.WORKERS)
+    hints = listener.listen()
+    first = asyncio.ensure_future(anext(hints))
+    while not first.done():
+        stage.store.hint(Hint(queues=frozenset({"before"})))
+        await asyncio.sleep(0.02)
+    started = await starter.start(new)
+    async for hint in hints:
+        if "before" not in hint.queues:
+            return started.run_id, hint
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"key": "uid-1", "priority": 7},
+        {"timeout": 60.0},
+        {"id": 'Großmutter\'s "büro" \\ 100 %', "input": '["„Käse“ \\\\ \\" \\u0001"]'.encode()},
+        {"input": b"[ 1,\n 2 ]"},
+    ],
+    ids=["plain", "key", "timeout", "signs", "spaces"],
+)
+def test_a_run_is_announced_as_it_is_recorded(stage: PostgresStage, changes: dict[str, Any]) -> None:
+    @behaviour
+    async def test(stage: PostgresStage) -> None:
+        new = new_run("order-1", **changes)
+        run_id, hint = await heard_of(stage, new)
+        lease = await stage.worker()
+        (run,) = hint.announced
+        assert (hint.queues, run.info.id, run.info.namespace) == (frozenset({"default"}), new.id, new.namespace)
+        assert await stage.store.claim_announced(lease, run, turn(1))
+        await stage.store.resign(lease)
+        recorded = await stage.claim_one(await stage.worker("two"))
+        assert recorded.info == run.info
+        assert recorded.info.run_id == run_id
+        assert (recorded.deadline, recorded.created_at) == (run.deadline, run.created_at)
+        assert recorded.history[0] == run.history[0]
+
+    test(stage)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"input": b'["' + b"x" * 2_000 + b'"]'},
+        {"input": b'["' + b"x" * 9_000 + b'"]'},
+        {"input": b'["' + b"x" * 50_000 + b'"]'},
+        {"build": "build-1"},
+        {"suspended": True},
+    ],
+    ids=["long", "longer", "kept apart", "for one build", "suspended"],
+)
+def test_a_run_that_is_long_or_not_for_everybody_is_hinted_at_and_not_announced(
+    stage: PostgresStage, changes: dict[str, Any]
+) -> None:
+    @behaviour
+    async def test(stage: PostgresStage) -> None:
+        _, hint = await heard_of(stage, new_run("order-1", **changes))
+        assert hint == Hint(queues=frozenset({"default"}))
+
+    test(stage)
+
+
+@behaviour
+async def test_a_run_that_was_there_already_is_not_announced(stage: PostgresStage) -> None:
+    await stage.start("order-1")
+    listener = await stage.another()
+    listener.hear(Audience.WORKERS)
+    heard: list[Hint] = []
+
+    async def listen() -> None:
+        async for hint in listener.listen():
+            heard.append(hint)  # noqa: PERF401  # others look meanwhile
+
+    async def hinted(queue: str) -> bool:
+        stage.store.hint(Hint(queues=frozenset({queue})))
+        return any(queue in hint.queues for hint in heard)
+
+    listening = asyncio.create_task(listen())
+    try:
+        await eventually(lambda: hinted("before"))
+        starter = await stage.another()
+        assert not (await starter.start(new_run("order-1"))).created
+        await eventually(lambda: hinted("after"))
+        assert not [hint for hint in heard if hint.announced or "default" in hint.queues]
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
