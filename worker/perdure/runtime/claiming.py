@@ -95,9 +95,8 @@ class ClaimLoop:
             self._work.clear()
             self._announced = []
             if announced and await self._take(announced):
-                pause = (
-                    self._looked_at + self._pause(CLAIM_POLL) - time.monotonic()
-                )  # announcements keep nobody from looking
+                # Announcements keep nobody from looking: what nobody hints at waits for that.
+                pause = self._looked_at + self._pause(CLAIM_POLL) - time.monotonic()
             else:
                 self._strangers = self._strangers or hint
                 if await self._look():
