@@ -11,7 +11,7 @@ import pytest
 
 from perdure.errors import LeaseLostError
 from perdure.model.events import Turn, TurnHeader, WorkflowExecutionStarted
-from perdure.model.runs import Lease, RunId, RunState
+from perdure.model.runs import ClaimAnswer, Lease, RunId, RunState
 from tests.conformance.test_starting_owned import Taking
 from tests.support.stores import (
     NAMESPACE,
@@ -26,26 +26,28 @@ from tests.support.stores import (
     turn,
 )
 
+TAKEN, GONE, UNSURE = ClaimAnswer
 
-async def claimed(stage: Stage, lease: Lease, run_id: RunId, **changes: Any) -> bool:
+
+async def claimed(stage: Stage, lease: Lease, run_id: RunId, **changes: Any) -> ClaimAnswer:
     """Claim a run as it was announced; whatever the answer is, nothing else may have happened."""
     before = await stage.types(run_id)
     state = (await stage.summary()).state
-    taken = await stage.store.claim_announced(lease, await announced(stage.store, run_id, **changes), turn(1))
+    answer = await stage.store.claim_announced(lease, await announced(stage.store, run_id, **changes), turn(1))
     after = await stage.types(run_id)
-    if taken:
+    if answer is TAKEN:
         assert (await stage.summary()).state is RunState.OWNED
         assert after == [*before, "ActivityScheduled"]
     else:
         assert ((await stage.summary()).state, after) == (state, before)
-    return taken
+    return answer
 
 
 @behaviour
 async def test_a_run_that_nobody_has_had_is_claimed_with_its_first_turn(stage: Stage) -> None:
     lease = await stage.worker()
     run_id = (await stage.start()).run_id
-    assert await claimed(stage, lease, run_id)
+    assert await claimed(stage, lease, run_id) is TAKEN
     summary = await stage.summary()
     assert (summary.worker, summary.phase) == ("one", "Running")
     assert summary.started_at is not None
@@ -58,7 +60,7 @@ async def test_a_run_that_nobody_has_had_is_claimed_with_its_first_turn(stage: S
 async def test_whoever_takes_it_over_finds_the_first_turn(stage: Stage) -> None:
     lease = await stage.worker()
     run_id = (await stage.start()).run_id
-    assert await claimed(stage, lease, run_id)
+    assert await claimed(stage, lease, run_id) is TAKEN
     await stage.store.resign(lease)
     run = await stage.claim_one(await stage.worker("two"))
     assert [(turn.seq, [type(event).__name__ for event in turn.events]) for turn in run.history] == [
@@ -72,7 +74,7 @@ async def test_the_object_of_the_run_is_told_once(stage: Stage) -> None:
     lease = await stage.worker()
     run_id = (await stage.start(key="uid-1")).run_id
     before = len(await stage.store.status_changes(100))
-    assert await claimed(stage, lease, run_id)
+    assert await claimed(stage, lease, run_id) is TAKEN
     (change,) = (await stage.store.status_changes(100))[before:]
     assert change.run.phase == "Running"
 
@@ -86,9 +88,9 @@ async def test_of_many_that_heard_of_a_run_one_has_it(stage: Stage) -> None:
     answers = await asyncio.gather(
         *(store.claim_announced(lease, run, turn(1)) for store, lease in zip(stores, leases, strict=True))
     )
-    assert answers.count(True) == 1
+    assert sorted(answers, key=lambda answer: answer is GONE) == [TAKEN, GONE, GONE, GONE, GONE]
     owners = [lease for lease in leases if await stage.store.owned(lease)]
-    assert owners == [leases[answers.index(True)]]
+    assert owners == [leases[answers.index(TAKEN)]]
     assert await stage.types(run_id) == ["WorkflowExecutionStarted", "ActivityScheduled"]
 
 
@@ -128,7 +130,7 @@ def test_a_run_to_which_something_has_happened_is_left_alone(
         lease = await stage.worker()
         run_id = (await stage.start()).run_id
         await meanwhile(stage)
-        assert not await claimed(stage, lease, run_id)
+        assert await claimed(stage, lease, run_id) is GONE
 
     test(stage)
 
@@ -140,7 +142,7 @@ def test_a_run_that_is_not_for_this_worker_is_left_alone(stage: Stage, changes: 
     @behaviour
     async def test(stage: Stage) -> None:
         run_id = (await stage.start(**changes)).run_id
-        assert not await claimed(stage, await stage.worker(), run_id)
+        assert await claimed(stage, await stage.worker(), run_id) is GONE
 
     test(stage)
 
@@ -148,7 +150,7 @@ def test_a_run_that_is_not_for_this_worker_is_left_alone(stage: Stage, changes: 
 @behaviour
 async def test_a_run_of_another_namespace_is_left_alone(stage: Stage) -> None:
     run_id = (await stage.start()).run_id
-    assert not await claimed(stage, await stage.worker(namespace="elsewhere"), run_id)
+    assert await claimed(stage, await stage.worker(namespace="elsewhere"), run_id) is GONE
 
 
 @behaviour
@@ -163,8 +165,8 @@ async def test_a_hint_that_tells_something_else_than_what_is_recorded_is_not_bel
         Turn(0, true.header, (WorkflowExecutionStarted(first.workflow, first.input, "another"),)),
         Turn(0, TurnHeader(time=true.header.time + 1), true.events),
     ):
-        assert not await claimed(stage, lease, run_id, history=(made_up,))
-    assert await claimed(stage, lease, run_id, history=(true,))
+        assert await claimed(stage, lease, run_id, history=(made_up,)) is UNSURE
+    assert await claimed(stage, lease, run_id, history=(true,)) is TAKEN
 
 
 @behaviour
@@ -172,7 +174,7 @@ async def test_a_first_turn_that_is_recorded_already_is_not_taken_again(stage: S
     taker = Taking(await stage.worker("two"), Turn(0, TurnHeader(time=1_000_000, worker="two"), (scheduled(1),)))
     await stage.store.resign(taker.lease)
     run_id = (await stage.store.start(new_run("order-1"), taker)).run_id
-    assert not await claimed(stage, await stage.worker(), run_id)
+    assert await claimed(stage, await stage.worker(), run_id) is UNSURE
 
 
 @behaviour
@@ -181,7 +183,7 @@ async def test_a_run_that_was_never_started_is_not_claimed(stage: Stage) -> None
     run = await announced(stage.store, (await stage.start()).run_id)
     await stage.claim_one(lease)
     unknown = msgspec.structs.replace(run, info=msgspec.structs.replace(run.info, run_id=RunId(77)))
-    assert not await stage.store.claim_announced(lease, unknown, turn(1))
+    assert await stage.store.claim_announced(lease, unknown, turn(1)) is UNSURE
 
 
 @behaviour

@@ -31,6 +31,7 @@ from perdure.model.events import (
     WorkflowExecutionTerminated,
 )
 from perdure.model.runs import (
+    ClaimAnswer,
     Commit,
     Ending,
     Hold,
@@ -237,11 +238,11 @@ class Verbs(RuleBasedStateMachine):
         row = self.model.store.runs[sorted(self.turns)[-1 - run % len(self.turns)]]
         first = turn(1, signal("ready"))
 
-        async def claim(store: FullStore, side: int) -> bool:
+        async def claim(store: FullStore, side: int) -> ClaimAnswer:
             hint = await announced(store, row.id, row.instance, **({"history": (turn(0),)} if stale else {}))
             return await store.claim_announced(self.lease(number)[side], hint, first)
 
-        if self.same(claim) is True:
+        if self.same(claim) is ClaimAnswer.TAKEN:
             self.turns[row.id] = 2
 
     @rule(data=st.data())

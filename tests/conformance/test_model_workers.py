@@ -25,7 +25,20 @@ from perdure.model.events import (
     SignalReceived,
     WorkflowExecutionCancelRequested,
 )
-from perdure.model.runs import Close, Commit, Committed, Ending, Hold, NewTask, Park, Release, RunId, RunState, TaskDone
+from perdure.model.runs import (
+    ClaimAnswer,
+    Close,
+    Commit,
+    Committed,
+    Ending,
+    Hold,
+    NewTask,
+    Park,
+    Release,
+    RunId,
+    RunState,
+    TaskDone,
+)
 from perdure.store.postgres import migrate
 from tests.conformance.model_invariants import INSTANCES, LEASE, Invariants
 from tests.conformance.model_view import Actor, View, in_memory, in_postgres
@@ -171,10 +184,10 @@ class Workers(Invariants):
         was = before.runs[run_id]
         hint = self.runner.run(announced(self.stage.store, run_id, was.instance))
         first = turn(1, scheduled(1))
-        taken = self.do(self.stage.store.claim_announced(actor.lease, hint, first))
+        answer = self.do(self.stage.store.claim_announced(actor.lease, hint, first))
         is_now = self.view().runs[run_id]
-        assert (taken is not None) == before.in_force(actor.lease)
-        if taken:
+        assert (answer is not None) == before.in_force(actor.lease)
+        if answer is ClaimAnswer.TAKEN:
             assert (was.state, was.suspended, was.mail, len(was.history)) == (RunState.READY, False, 0, 1)
             assert (is_now.state, is_now.owner) == (RunState.OWNED, actor.lease.worker)
             actor.took(msgspec.structs.replace(hint, history=(*hint.history, first)))

@@ -13,7 +13,7 @@ from perdure.errors import LeaseLostError, RequestError, SchemaVersionError, Sto
 from perdure.model.events import WorkflowExecutionStarted
 from perdure.model.hints import Hint
 from perdure.model.payload import encode
-from perdure.model.runs import Lease, NewTask, Park, RunId, RunState, TaskDone
+from perdure.model.runs import ClaimAnswer, Lease, NewTask, Park, RunId, RunState, TaskDone
 from perdure.store.base import RunFilter
 from perdure.store.postgres import PostgresStore, migrate
 from perdure.store.postgres.address import Address
@@ -94,8 +94,9 @@ async def test_an_announced_run_whose_claim_is_not_answered_comes_with_the_next_
         run = await announced(stage.store, run_id)
         others = [(await stage.start(f"order-{number}")).run_id for number in (2, 3)]
         wire.lose_answer_to("perdure.status_change")
-        assert not await store.claim_announced(lease, run, turn(1))
-        assert not await store.claim_announced(lease, await announced(stage.store, others[0], "order-2"), turn(1))
+        another = await announced(stage.store, others[0], "order-2")
+        assert await store.claim_announced(lease, run, turn(1)) is ClaimAnswer.UNSURE
+        assert await store.claim_announced(lease, another, turn(1)) is ClaimAnswer.UNSURE
         (claimed,) = await store.claim(lease, 3)
         assert (claimed.info.run_id, [turn.seq for turn in claimed.history]) == (run_id, [0, 1])
         assert [run.info.run_id for run in await store.claim(lease, 3)] == others

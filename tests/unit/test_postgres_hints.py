@@ -10,7 +10,7 @@ import pytest
 
 from perdure.errors import StoreUnavailableError
 from perdure.model.hints import NOTHING, Audience, Hint
-from perdure.model.runs import NewRun, RunId
+from perdure.model.runs import ClaimAnswer, NewRun, RunId
 from perdure.store.postgres import PostgresStore
 from tests.support.stores import (
     PostgresStage,
@@ -200,7 +200,7 @@ def test_a_run_is_announced_as_it_is_recorded(stage: PostgresStage, changes: dic
         lease = await stage.worker()
         (run,) = hint.announced
         assert (hint.queues, run.info.id, run.info.namespace) == (frozenset({"default"}), new.id, new.namespace)
-        assert await stage.store.claim_announced(lease, run, turn(1))
+        assert await stage.store.claim_announced(lease, run, turn(1)) is ClaimAnswer.TAKEN
         await stage.store.resign(lease)
         recorded = await stage.claim_one(await stage.worker("two"))
         assert recorded.info == run.info

@@ -6,7 +6,7 @@ decisions. Stores, runtime, client and operator all speak in these types.
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import NewType
 
 import msgspec
@@ -168,6 +168,18 @@ class ClaimedRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     deadline: Microseconds | None
     suspect: bool = False
     details: Mapping[int, bytes] = {}
+
+
+class ClaimAnswer(Enum):
+    """The answer to the claim of a run that was announced.
+
+    ``GONE``: it was announced truly, and something has happened to it since; whoever did it hints if there is something
+    to look for. ``UNSURE``: a look tells more.
+    """
+
+    TAKEN = "taken"
+    GONE = "gone"
+    UNSURE = "unsure"
 
 
 class Visible(msgspec.Struct, frozen=True, kw_only=True, gc=False):

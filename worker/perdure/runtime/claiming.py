@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from perdure.engine.loop import Stillness
-from perdure.model.runs import ClaimedRun, Lease, RunId
+from perdure.model.runs import ClaimAnswer, ClaimedRun, Lease, RunId
 
 from .beginning import Begun, Host, ahead
 from .charge import Charge
@@ -94,7 +94,7 @@ class ClaimLoop:
             hint, announced = self._work.is_set(), self._announced
             self._work.clear()
             self._announced = []
-            if announced and await self._take(announced):
+            if announced and await self._settled(announced):
                 # Announcements keep nobody from looking: what nobody hints at waits for that.
                 pause = self._looked_at + self._pause(CLAIM_POLL) - time.monotonic()
             else:
@@ -129,8 +129,8 @@ class ClaimLoop:
 
     # --- runs that were announced ---------------------------------------------------------
 
-    async def _take(self, announced: Sequence[ClaimedRun]) -> bool:
-        """Take the only run that was announced since the last look, if nothing speaks against it.
+    async def _settled(self, announced: Sequence[ClaimedRun]) -> bool:
+        """Take the only run that was announced since the last look, and tell whether there is no need to look.
 
         A worker that has something to do does not: should the code of the run end the process before anybody owns the
         run, nothing goes down with it.
@@ -147,16 +147,16 @@ class ClaimLoop:
         if begun is None or begun.decision.turn is None:
             return False
         home.unsure()
-        taken = False
+        answer = ClaimAnswer.UNSURE
         try:
-            taken = await self._store.claim_announced(home.lease, run, begun.decision.turn)
+            answer = await self._store.claim_announced(home.lease, run, begun.decision.turn)
         finally:
-            if not taken:
+            if answer is not ClaimAnswer.TAKEN:
                 begun.run.evict()
-        if taken:
+        if answer is ClaimAnswer.TAKEN:
             home.charge.tally.claims += 1
             home.adopt(run, begun)
-        return taken
+        return answer is not ClaimAnswer.UNSURE
 
     # --- runs that may have ended their last owners -----------------------------------------
 

@@ -24,6 +24,7 @@ from perdure.errors import PayloadError
 from perdure.model.events import Incoming, Turn, WorkflowExecutionStarted
 from perdure.model.hints import Audience, Hint
 from perdure.model.runs import (
+    ClaimAnswer,
     ClaimedRun,
     ClaimedTask,
     Commit,
@@ -214,12 +215,12 @@ class Store(Protocol):
         then ready ones by priority, then age. A run that `SUSPECT` owners did not survive is taken alone, before all.
         """
 
-    async def claim_announced(self, lease: Lease, run: ClaimedRun, turn: Turn) -> bool:
+    async def claim_announced(self, lease: Lease, run: ClaimedRun, turn: Turn) -> ClaimAnswer:
         """Become the owner of a run that a hint has announced, and record its turn 1, in one step.
 
-        False, and nothing is done, when this worker could not claim the run or it is not any more as it was announced:
-        somebody has owned it, it has mail, its turn 0 is another. Also when it is not so simple, as after a lost
-        answer; `claim` knows more, and returns a run that was claimed without an answer.
+        Otherwise nothing is done. ``GONE`` when this worker may not claim it, somebody has owned it, or it has mail;
+        ``UNSURE`` when its turn 0 is another or it is not so simple, as after a lost answer: `claim` returns a run that
+        was claimed without an answer.
         """
 
     async def absolve(self, lease: Lease, runs: Sequence[RunId]) -> None:

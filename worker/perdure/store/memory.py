@@ -19,6 +19,7 @@ from perdure.model.events import (
 )
 from perdure.model.hints import Hint
 from perdure.model.runs import (
+    ClaimAnswer,
     ClaimedRun,
     Close,
     Commit,
@@ -192,18 +193,19 @@ class MemoryStore(MemoryWorkers):
                     self._hold_unreadable(run, me.build, error)
             return claimed
 
-    async def claim_announced(self, lease: Lease, run: ClaimedRun, turn: Turn) -> bool:
+    async def claim_announced(self, lease: Lease, run: ClaimedRun, turn: Turn) -> ClaimAnswer:
         """Take a run as it was announced, and record its turn 1."""
         with self.lock:
             me, row = self._fence(lease).info, self.runs.get(run.info.run_id)
-            first = {0: codec.encode_turn(run.history[0].header, run.history[0].events)}
-            if row is None or row.state is not RunState.READY or row.suspended or not row.is_for(me):
-                return False
-            if row.started_at is not None or row.mail or row.history != first:
-                return False
+            if row is None or row.history[0] != codec.encode_turn(run.history[0].header, run.history[0].events):
+                return ClaimAnswer.UNSURE
+            if row.state is not RunState.READY or row.suspended or not row.is_for(me):
+                return ClaimAnswer.GONE
+            if row.started_at is not None or row.mail:
+                return ClaimAnswer.GONE
             self._own(row, lease, self.clock())
             row.history[1] = codec.encode_turn(turn.header, turn.events)
-            return True
+            return ClaimAnswer.TAKEN
 
     async def absolve(self, lease: Lease, runs: Sequence[RunId]) -> None:
         """Clear runs of this worker of the suspicion that they end their workers."""

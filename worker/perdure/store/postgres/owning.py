@@ -12,7 +12,7 @@ from perdure.errors import PayloadError
 from perdure.model import codec
 from perdure.model.events import Turn
 from perdure.model.hints import NOTHING, Hint
-from perdure.model.runs import ClaimedRun, ClaimedTask, InboxItem, Lease, RunId, WorkerId
+from perdure.model.runs import ClaimAnswer, ClaimedRun, ClaimedTask, InboxItem, Lease, RunId, WorkerId
 from perdure.store import records
 from perdure.store.postgres import rows
 from perdure.store.postgres.arrays import Bytea, boolean, int4, int4s, int8, int8s
@@ -113,16 +113,18 @@ async def claim_runs(claims: Claims, lease: Lease, limit: int) -> tuple[list[Cla
     return claimed, unreadable, Hint(changed=any(row[8] for row in found))
 
 
-async def claim_announced(claims: Claims, lane: Lane, lease: Lease, run: ClaimedRun, turn: Turn) -> tuple[bool, Hint]:
-    """Take a run as it was announced, with its turn 1; tell whether it was."""
+async def claim_announced(
+    claims: Claims, lane: Lane, lease: Lease, run: ClaimedRun, turn: Turn
+) -> tuple[ClaimAnswer, Hint]:
+    """Take a run as it was announced, with its turn 1."""
     (first,) = run.history
     events, outside = codec.encode_apart(turn, records.LARGE)
     if outside:
-        return False, NOTHING
+        return ClaimAnswer.UNSURE, NOTHING
     try:
         async with claims.lend_tag(lease) as tag:
             if tag is None:
-                return False, NOTHING
+                return ClaimAnswer.UNSURE, NOTHING
             parameters = {
                 **fence(lease),
                 "claim": int8(tag),
@@ -132,11 +134,12 @@ async def claim_announced(claims: Claims, lane: Lane, lease: Lease, run: Claimed
             }
             found = await lane.fetch("claim_announced", parameters, on_repeat=look_first)
     except AnswerLostError:
-        return False, NOTHING
+        return ClaimAnswer.UNSURE, NOTHING
     if not found:
         raise lost(lease)
-    ((taken, changed),) = found
-    return taken, Hint(changed=changed)
+    ((taken, true, changed),) = found
+    otherwise = ClaimAnswer.GONE if true else ClaimAnswer.UNSURE
+    return ClaimAnswer.TAKEN if taken else otherwise, Hint(changed=changed)
 
 
 async def claim_tasks(claims: Claims, lease: Lease, limit: int) -> list[ClaimedTask]:

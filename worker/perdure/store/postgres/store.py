@@ -15,6 +15,7 @@ from perdure.errors import SchemaVersionError
 from perdure.model.events import Incoming, Turn
 from perdure.model.hints import NOTHING, Audience, Hint
 from perdure.model.runs import (
+    ClaimAnswer,
     ClaimedRun,
     ClaimedTask,
     Commit,
@@ -170,11 +171,11 @@ class PostgresStore(PostgresReads):
         await self._hold(lease, unreadable)
         return claimed
 
-    async def claim_announced(self, lease: Lease, run: ClaimedRun, turn: Turn) -> bool:
+    async def claim_announced(self, lease: Lease, run: ClaimedRun, turn: Turn) -> ClaimAnswer:
         """Take a run as it was announced, and record its turn 1, where its next turn will be recorded."""
-        taken, hint = await owning.claim_announced(self._runs, self._turns, lease, run, turn)
+        answer, hint = await owning.claim_announced(self._runs, self._turns, lease, run, turn)
         self.hint(hint)
-        return taken
+        return answer
 
     async def absolve(self, lease: Lease, runs: Sequence[RunId]) -> None:
         """Clear runs of this worker of the suspicion that they end their workers."""

@@ -120,6 +120,8 @@ WITH fence AS MATERIALIZED (
     SELECT id, namespace, build, queues, workflows FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
     FOR KEY SHARE
+), told AS MATERIALIZED (
+    SELECT FROM perdure.history WHERE run_id = :run::bigint AND seq = 0 AND events = :first::bytea
 ), claimed AS (
     UPDATE perdure.run r
     SET state = 1, owner = fence.id, claim = :claim::bigint, claims = 1, claimed_at = now(), started_at = now()
@@ -127,14 +129,14 @@ WITH fence AS MATERIALIZED (
     WHERE r.id = :run::bigint AND r.state = 0 AND r.claims = 0 AND r.mail = 0 AND NOT r.suspended
       AND r.namespace = fence.namespace AND r.queue = ANY (fence.queues) AND r.workflow = ANY (fence.workflows)
       AND (r.build IS NULL OR r.build = fence.build)
-      AND (SELECT events = :first::bytea FROM perdure.history WHERE run_id = :run AND seq = 0)
+      AND EXISTS (SELECT FROM told)
     RETURNING r.id, r.key
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events) SELECT id, 1, :turn::bytea FROM claimed
 ), started AS (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM claimed WHERE key IS NOT NULL RETURNING run_id
 )
-SELECT EXISTS (SELECT FROM claimed), EXISTS (SELECT FROM started) FROM fence;
+SELECT EXISTS (SELECT FROM claimed), EXISTS (SELECT FROM told), EXISTS (SELECT FROM started) FROM fence;
 
 -- name: flush_turns
 -- What "flush" does, for commits that are a turn and perhaps a close and nothing else: most of them. Half the work of the
