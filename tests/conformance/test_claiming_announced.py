@@ -166,7 +166,12 @@ async def test_a_hint_that_tells_something_else_than_what_is_recorded_is_not_bel
         Turn(0, TurnHeader(time=true.header.time + 1), true.events),
     ):
         assert await claimed(stage, lease, run_id, history=(made_up,)) is UNSURE
-    assert await claimed(stage, lease, run_id, history=(true,)) is TAKEN
+    info = (await announced(stage.store, run_id)).info
+    for name in ("id", "workflow", "queue"):
+        made_up_info = msgspec.structs.replace(info, **{name: "another"})
+        assert await claimed(stage, lease, run_id, info=made_up_info) is UNSURE
+    assert await claimed(stage, lease, run_id, deadline=1) is UNSURE
+    assert await claimed(stage, lease, run_id) is TAKEN
 
 
 @behaviour

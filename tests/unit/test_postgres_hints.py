@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
+import psycopg
 import pytest
 
 from perdure.errors import StoreUnavailableError
 from perdure.model.hints import NOTHING, Audience, Hint
 from perdure.model.runs import ClaimAnswer, NewRun, RunId
 from perdure.store.postgres import PostgresStore
+from perdure.store.postgres.sealing import Seal
 from tests.support.stores import (
     PostgresStage,
     announced,
@@ -258,3 +262,40 @@ async def test_a_run_that_was_there_already_is_not_announced(stage: PostgresStag
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
+
+
+@behaviour
+async def test_whoever_may_only_connect_learns_nothing_of_the_input_of_a_run_that_is_announced(
+    stage: PostgresStage,
+) -> None:
+    """LISTEN needs no right to any table."""
+    starter = await stage.another()
+    async with await psycopg.AsyncConnection.connect(stage.dsn, autocommit=True) as eavesdropper:
+        await eavesdropper.execute("LISTEN perdure_workers")
+        new = new_run("order-1", input=b'["card 4242"]', seed="a seed", workflow="settle", queue="bank")
+        await starter.start(new)
+        (notice,) = [found async for found in eavesdropper.notifies(stop_after=1)]
+    sealed = msgspec.json.decode(notice.payload)[-1][0]
+    told = notice.payload + b64decode(sealed).decode("latin-1")
+    assert not [word for word in ("4242", "a seed", "settle", "order-1") if word in told]
+
+
+@behaviour
+async def test_an_announcement_with_another_seal_is_no_hint(stage: PostgresStage) -> None:
+    listener, starter = await stage.another(), await stage.another()
+    listener.hear(Audience.WORKERS)
+    hints = listener.listen()
+    first = asyncio.ensure_future(anext(hints))
+    while not first.done():
+        stage.store.hint(Hint(queues=frozenset({"before"})))
+        await asyncio.sleep(0.02)
+    starter._hints.seal = Seal(b"made up")
+    for number in range(5):
+        await starter.start(new_run(f"order-{number}"))
+    payload = '["x",["default"],[],false,false,[],["no base 64",1,2,null]]'
+    await stage.execute("SELECT pg_notify('perdure_workers', %s)", payload)
+    stage.store.hint(Hint(queues=frozenset({"after"})))
+    async for hint in hints:
+        assert not hint.announced
+        if "after" in hint.queues:
+            return

@@ -31,7 +31,6 @@ from perdure.model.runs import (
     Park,
     Release,
     RunId,
-    RunInfo,
     RunState,
     Started,
     move,
@@ -197,7 +196,8 @@ class MemoryStore(MemoryWorkers):
         """Take a run as it was announced, and record its turn 1."""
         with self.lock:
             me, row = self._fence(lease).info, self.runs.get(run.info.run_id)
-            if row is None or row.history[0] != codec.encode_turn(run.history[0].header, run.history[0].events):
+            first = codec.encode_turn(run.history[0].header, run.history[0].events)
+            if row is None or row.history[0] != first or (row.info, row.deadline) != (run.info, run.deadline):
                 return ClaimAnswer.UNSURE
             if row.state is not RunState.READY or row.suspended or not row.is_for(me):
                 return ClaimAnswer.GONE
@@ -264,9 +264,7 @@ class MemoryStore(MemoryWorkers):
 
     def _claimed(self, run: RunRow) -> ClaimedRun:
         return ClaimedRun(
-            info=RunInfo(
-                id=run.instance, run_id=run.id, namespace=run.namespace, workflow=run.workflow, queue=run.queue
-            ),
+            info=run.info,
             history=run.turns(),
             inbox=tuple(
                 InboxItem(run.id, number, records.decode_inbox(row.body)) for number, row in sorted(run.inbox.items())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from perdure.model import codec
 from perdure.model.events import Failure, Incoming, Microseconds, Turn
-from perdure.model.runs import Ended, HistoryEvent, RunId, RunState, RunSummary, WorkerId, WorkerInfo
+from perdure.model.runs import Ended, HistoryEvent, RunId, RunInfo, RunState, RunSummary, WorkerId, WorkerInfo
 from perdure.store import records
 from perdure.store.base import Census, Poller, Queue, RunFilter, StatusChange
 
@@ -92,6 +92,13 @@ class RunRow:
     def turns(self) -> tuple[Turn, ...]:
         """Return the history, in order."""
         return tuple(codec.decode_turn(seq, data) for seq, data in sorted(self.history.items()))
+
+    @property
+    def info(self) -> RunInfo:
+        """What it knows about itself."""
+        return RunInfo(
+            id=self.instance, run_id=self.id, namespace=self.namespace, workflow=self.workflow, queue=self.queue
+        )
 
     def is_for(self, worker: WorkerInfo) -> bool:
         """Tell whether a worker serves the queue, knows the workflow and is of the right build."""

@@ -23,6 +23,7 @@ from perdure.store.postgres.gathering import Ask, Gathering
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.leasing import NOBODY, fence
 from perdure.store.postgres.notices import Notice, announcing, sent
+from perdure.store.postgres.sealing import Seal
 
 _encoder = msgspec.json.Encoder()
 
@@ -153,7 +154,7 @@ class Births:
                     alone = len(batch) == 1 and not batch[0].outside
                     name = "start_one" if alone else "start"
                     if alone:
-                        parameters = _parameters_of_one(batch[0], tag, notice)
+                        parameters = _parameters_of_one(batch[0], tag, notice, self._hints.seal)
                     else:
                         parameters = _parameters(batch, tag) | sent(notice)
                     rows = None if lost else await self._along(batch, name, parameters)
@@ -192,10 +193,10 @@ def _settle(batch: Sequence[_Birth], rows: Sequence[Row]) -> None:
         given.add(row[1])
 
 
-def _parameters_of_one(birth: _Birth, tag: int, notice: Notice | None) -> dict[str, object]:
+def _parameters_of_one(birth: _Birth, tag: int, notice: Notice | None, seal: Seal) -> dict[str, object]:
     new, announcement = birth.new, None
     if notice is not None and birth.event is not None and new.build is None and not new.suspended:
-        announcement = announcing(notice, new, birth.event)
+        announcement = announcing(notice, seal, new, birth.event)
     return {
         **sent(announcement or notice),
         "announced": boolean(announcement is not None),

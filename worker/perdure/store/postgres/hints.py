@@ -24,6 +24,7 @@ from perdure.store.postgres import arrays
 from perdure.store.postgres.address import Address, unavailable
 from perdure.store.postgres.connection import Lane, Pooler
 from perdure.store.postgres.notices import Notice, channel_of, decoded, encoded
+from perdure.store.postgres.sealing import Seal
 from perdure.store.postgres.socket import Socket
 
 PAUSE = 0.002
@@ -40,6 +41,8 @@ class Hints:
         self._pooler = pooler
         self._lane = lane
         self._sender = secrets.token_hex(6)
+        self.seal: Seal
+        """What announcements are sealed with; the store has it from the database before anything else."""
         self._waiting = NOTHING
         self._task: asyncio.Task[None] | None = None
         self._listeners: set[asyncio.Queue[Hint | Exception]] = set()
@@ -136,7 +139,7 @@ class Hints:
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def hear(payload: str) -> None:
-            hint = decoded(self._sender, payload)
+            hint = decoded(self._sender, self.seal, payload)
             if hint is not None:
                 queue.put_nowait(hint)
 

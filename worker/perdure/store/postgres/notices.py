@@ -12,6 +12,7 @@ from perdure.model.events import Turn, TurnHeader, WorkflowExecutionStarted
 from perdure.model.hints import Audience, Hint
 from perdure.model.runs import ClaimedRun, NewRun, RunId, RunInfo, WorkerId
 from perdure.store.postgres import arrays
+from perdure.store.postgres.sealing import Seal
 
 MOST_NAMES = 50
 LONGEST_NAME = 100
@@ -20,28 +21,33 @@ LONGEST_ANNOUNCEMENT = 2_000
 """Most bytes of a payload that announces a run: every worker of the server reads it."""
 
 
-class _Announcement(msgspec.Struct, array_like=True):
-    """A run that was started just now. Its last three fields are added by the statement that starts it."""
-
+class _Described(msgspec.Struct, array_like=True):
     namespace: str
     instance: str
     workflow: str
     queue: str
     started: WorkflowExecutionStarted
+
+
+class _Announcement(msgspec.Struct, array_like=True):
+    """A run that was started just now. All but the first field is added by the statement that starts it."""
+
+    sealed: str
     run_id: int
     created_at: int
     deadline: int | None
 
-    def run(self) -> ClaimedRun:
+    def opened(self, seal: Seal) -> ClaimedRun:
+        run = _described.decode(seal.open(self.sealed))
         return ClaimedRun(
             info=RunInfo(
-                id=self.instance,
+                id=run.instance,
                 run_id=RunId(self.run_id),
-                namespace=self.namespace,
-                workflow=self.workflow,
-                queue=self.queue,
+                namespace=run.namespace,
+                workflow=run.workflow,
+                queue=run.queue,
             ),
-            history=(Turn(0, TurnHeader(time=self.created_at), (self.started,)),),
+            history=(Turn(0, TurnHeader(time=self.created_at), (run.started,)),),
             inbox=(),
             tasks=(),
             mail=0,
@@ -64,6 +70,7 @@ _ANNOUNCES_NOTHING: Final = "null]"
 """How a payload without an announcement ends."""
 
 _decoder = msgspec.json.Decoder(_Payload)
+_described = msgspec.json.Decoder(_Described)
 
 Notice = tuple[str, str]
 """A channel and a payload."""
@@ -75,15 +82,18 @@ def sent(notice: Notice | None) -> dict[str, object]:
     return {"channel": arrays.text(channel), "hint": arrays.text(payload)}
 
 
-def announcing(notice: Notice, new: NewRun, started: bytes) -> Notice | None:
+def announcing(notice: Notice, seal: Seal, new: NewRun, started: bytes) -> Notice | None:
     """Return the beginning of a notice that announces the run, too; None when that is too long.
 
     ``started`` is the first event as it is recorded. The statement that starts the run adds its id, the time of its
     turn 0 and its deadline or null, with commas between them, and closes two brackets.
     """
     channel, payload = notice
-    named = msgspec.json.encode((new.namespace, new.id, new.workflow, new.queue, msgspec.Raw(started))).decode()
-    payload = payload.removesuffix(_ANNOUNCES_NOTHING) + named.removesuffix("]") + ","
+    if len(started) > LONGEST_ANNOUNCEMENT:
+        return None
+    described = (new.namespace, new.id, new.workflow, new.queue, msgspec.Raw(started))
+    sealed = seal.close(msgspec.json.encode(described))
+    payload = f'{payload.removesuffix(_ANNOUNCES_NOTHING)}["{sealed}",'
     return (channel, payload) if len(payload.encode()) <= LONGEST_ANNOUNCEMENT else None
 
 
@@ -109,11 +119,12 @@ def encoded(sender: str, hint: Hint) -> list[Notice]:
         notices.append(_notice(Audience.WORKERS, payload))
 
 
-def decoded(sender: str, payload: str) -> Hint | None:
+def decoded(sender: str, seal: Seal, payload: str) -> Hint | None:
     """Return the hint of another process; None for our own and for those of releases that write them otherwise."""
     try:
         found = _decoder.decode(payload)
-    except msgspec.MsgspecError:
+        announced = () if found.announced is None else (found.announced.opened(seal),)
+    except (msgspec.MsgspecError, ValueError):
         return None
     if found.sender == sender:
         return None
@@ -123,7 +134,7 @@ def decoded(sender: str, payload: str) -> Hint | None:
         workers=frozenset(WorkerId(worker) for worker in found.workers),
         closed=found.closed,
         changed=found.changed,
-        announced=() if found.announced is None else (found.announced.run(),),
+        announced=announced,
     )
 
 

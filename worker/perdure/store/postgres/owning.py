@@ -15,7 +15,7 @@ from perdure.model.hints import NOTHING, Hint
 from perdure.model.runs import ClaimAnswer, ClaimedRun, ClaimedTask, InboxItem, Lease, RunId, WorkerId
 from perdure.store import records
 from perdure.store.postgres import rows
-from perdure.store.postgres.arrays import Bytea, boolean, int4, int4s, int8, int8s
+from perdure.store.postgres.arrays import Bytea, boolean, int4, int4s, int8, int8s, text
 from perdure.store.postgres.connection import AnswerLostError, Lane, Parameters, Row, look_first
 from perdure.store.postgres.leasing import fence, lost
 
@@ -129,6 +129,10 @@ async def claim_announced(
                 **fence(lease),
                 "claim": int8(tag),
                 "run": int8(run.info.run_id),
+                "instance": text(run.info.id),
+                "workflow": text(run.info.workflow),
+                "queue": text(run.info.queue),
+                "deadline": int8(run.deadline),
                 "first": Bytea(codec.encode_turn(first.header, first.events)),
                 "turn": Bytea(events),
             }

@@ -41,6 +41,7 @@ from perdure.store.postgres.deliveries import Deliveries
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.migrate import check_version
 from perdure.store.postgres.reads import PostgresReads
+from perdure.store.postgres.sealing import Seal
 
 
 class PostgresStore(PostgresReads):
@@ -78,6 +79,8 @@ class PostgresStore(PostgresReads):
         store = cls(address)
         try:
             check_version(await _version(store._misc), address.database, address.host)
+            ((key,),) = await store._misc.fetch("announcement_key", {})
+            store._hints.seal = Seal(key)
         except BaseException:
             await store.close()
             raise

@@ -121,7 +121,10 @@ WITH fence AS MATERIALIZED (
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
     FOR KEY SHARE
 ), told AS MATERIALIZED (
-    SELECT FROM perdure.history WHERE run_id = :run::bigint AND seq = 0 AND events = :first::bytea
+    SELECT FROM perdure.history h JOIN perdure.run r ON r.id = h.run_id
+    WHERE h.run_id = :run::bigint AND h.seq = 0 AND h.events = :first::bytea
+      AND r.instance = :instance::text AND r.workflow = :workflow::text AND r.queue = :queue::text
+      AND r.deadline IS NOT DISTINCT FROM timestamptz 'epoch' + :deadline::bigint * interval '1 microsecond'
 ), claimed AS (
     UPDATE perdure.run r
     SET state = 1, owner = fence.id, claim = :claim::bigint, claims = 1, claimed_at = now(), started_at = now()

@@ -3,6 +3,9 @@
 -- name: version
 SELECT coalesce(max(version), 0) FROM perdure.migration;
 
+-- name: announcement_key
+SELECT key FROM perdure.announcement_key LIMIT 1;
+
 -- name: describe
 -- Closed runs are found by a hash of their instance, which is a third of the index; an open run is always the newest.
 SELECT * FROM perdure.summary
