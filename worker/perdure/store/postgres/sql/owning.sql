@@ -129,7 +129,7 @@ WITH fence AS MATERIALIZED (
     UPDATE perdure.run r
     SET state = 1, owner = fence.id, claim = :claim::bigint, claims = 1, claimed_at = now(), started_at = now()
     FROM fence
-    WHERE r.id = :run::bigint AND r.state = 0 AND r.claims = 0 AND r.mail = 0 AND NOT r.suspended
+    WHERE r.id = :run::bigint AND (r.state = 0 AND NOT r.suspended) IS TRUE AND r.claims = 0 AND r.mail = 0
       AND r.namespace = fence.namespace AND r.queue = ANY (fence.queues) AND r.workflow = ANY (fence.workflows)
       AND (r.build IS NULL OR r.build = fence.build)
       AND EXISTS (SELECT FROM told)
