@@ -169,15 +169,21 @@ async def test_a_queue_whose_name_fits_no_hint_is_served_all_the_same(stage: Pos
     assert (await stage.store.start(new_run("order-1", queue="q" * 9_000))).created
 
 
-async def heard_of(stage: PostgresStage, new: NewRun) -> tuple[RunId, Hint]:
-    """Start a run alone, and return it with the hint that another process hears of it."""
-    starter, listener = await stage.another(), await stage.another()
+async def heard_by(listener: PostgresStore, stage: PostgresStage) -> AsyncIterator[Hint]:
+    """Return what a worker's process hears from now on; hints for the queue ``before`` may still come."""
     listener.hear(Audience.WORKERS)
-    hints = listener.listen()
+    hints = aiter(listener.listen())
     first = asyncio.ensure_future(anext(hints))
     while not first.done():
         stage.store.hint(Hint(queues=frozenset({"before"})))
         await asyncio.sleep(0.02)
+    return hints
+
+
+async def heard_of(stage: PostgresStage, new: NewRun) -> tuple[RunId, Hint]:
+    """Start a run alone, and return it with the hint that another process hears of it."""
+    starter, listener = await stage.another(), await stage.another()
+    hints = await heard_by(listener, stage)
     started = await starter.start(new)
     async for hint in hints:
         if "before" not in hint.queues:
@@ -283,12 +289,7 @@ async def test_whoever_may_only_connect_learns_nothing_of_the_input_of_a_run_tha
 @behaviour
 async def test_an_announcement_with_another_seal_is_no_hint(stage: PostgresStage) -> None:
     listener, starter = await stage.another(), await stage.another()
-    listener.hear(Audience.WORKERS)
-    hints = listener.listen()
-    first = asyncio.ensure_future(anext(hints))
-    while not first.done():
-        stage.store.hint(Hint(queues=frozenset({"before"})))
-        await asyncio.sleep(0.02)
+    hints = await heard_by(listener, stage)
     starter._hints.seal = Seal(b"made up")
     for number in range(5):
         await starter.start(new_run(f"order-{number}"))
