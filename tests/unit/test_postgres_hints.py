@@ -11,7 +11,7 @@ import msgspec
 import psycopg
 import pytest
 
-from perdure.errors import StoreUnavailableError
+from perdure.errors import SchemaVersionError, StoreUnavailableError
 from perdure.model.hints import NOTHING, Audience, Hint
 from perdure.model.runs import ClaimAnswer, NewRun, RunId
 from perdure.store.postgres import PostgresStore
@@ -30,17 +30,23 @@ from tests.support.stores import (
 from tests.support.wire import Wire
 
 
+async def heard_by(listener: PostgresStore, stage: PostgresStage) -> AsyncIterator[Hint]:
+    """Return what a worker's process hears from now on; hints for the queue ``before`` may still come."""
+    listener.hear(Audience.WORKERS)
+    hints = aiter(listener.listen())
+    first = asyncio.ensure_future(anext(hints))
+    while not first.done():
+        stage.store.hint(Hint(queues=frozenset({"before"})))
+        await asyncio.sleep(0.02)
+    assert await first == Hint(queues=frozenset({"before"}))
+    return hints
+
+
 @behaviour
 async def test_a_listener_that_loses_its_connection_says_so(stage: PostgresStage) -> None:
     async with Wire(stage.dsn) as wire:
         store = await PostgresStore.connect(wire.dsn())
-        store.hear(Audience.WORKERS)
-        hints = aiter(store.listen())
-        first = asyncio.ensure_future(anext(hints))
-        while not first.done():
-            stage.store.hint(Hint(queues=frozenset({"default"})))
-            await asyncio.sleep(0.02)
-        assert await first == Hint(queues=frozenset({"default"}))
+        hints = await heard_by(store, stage)
         await wire.cut()
         with pytest.raises(StoreUnavailableError):
             await drain(hints)
@@ -169,17 +175,6 @@ async def test_a_queue_whose_name_fits_no_hint_is_served_all_the_same(stage: Pos
     assert (await stage.store.start(new_run("order-1", queue="q" * 9_000))).created
 
 
-async def heard_by(listener: PostgresStore, stage: PostgresStage) -> AsyncIterator[Hint]:
-    """Return what a worker's process hears from now on; hints for the queue ``before`` may still come."""
-    listener.hear(Audience.WORKERS)
-    hints = aiter(listener.listen())
-    first = asyncio.ensure_future(anext(hints))
-    while not first.done():
-        stage.store.hint(Hint(queues=frozenset({"before"})))
-        await asyncio.sleep(0.02)
-    return hints
-
-
 async def heard_of(stage: PostgresStage, new: NewRun) -> tuple[RunId, Hint]:
     """Start a run alone, and return it with the hint that another process hears of it."""
     starter, listener = await stage.another(), await stage.another()
@@ -287,16 +282,25 @@ async def test_whoever_may_only_connect_learns_nothing_of_the_input_of_a_run_tha
 
 
 @behaviour
-async def test_an_announcement_with_another_seal_is_no_hint(stage: PostgresStage) -> None:
+async def test_an_announcement_that_cannot_be_opened_is_a_hint_like_any_other(stage: PostgresStage) -> None:
     listener, starter = await stage.another(), await stage.another()
     hints = await heard_by(listener, stage)
     starter._hints.seal = Seal(b"made up")
-    for number in range(5):
-        await starter.start(new_run(f"order-{number}"))
-    payload = '["x",["default"],[],false,false,[],["no base 64",1,2,null]]'
-    await stage.execute("SELECT pg_notify('perdure_workers', %s)", payload)
-    stage.store.hint(Hint(queues=frozenset({"after"})))
-    async for hint in hints:
-        assert not hint.announced
-        if "after" in hint.queues:
-            return
+    await starter.start(new_run("order-1"))
+    for announcement in ('["no base 64",1,2,null]', '["",1,2,null]'):
+        payload = f'["x",["default"],[],false,false,[],{announcement}]'
+        await stage.execute("SELECT pg_notify('perdure_workers', %s)", payload)
+    heard: list[Hint] = []
+    while len(heard) < 3:
+        hint = await anext(hints)
+        heard += [hint] if "before" not in hint.queues else []
+    assert heard == [Hint(queues=frozenset({"default"}))] * 3
+
+
+@behaviour
+async def test_without_a_key_for_announcements_nobody_connects_and_the_error_says_what_to_do(
+    stage: PostgresStage,
+) -> None:
+    await stage.execute("DELETE FROM perdure.announcement_key")
+    with pytest.raises(SchemaVersionError, match=r"announcement_key .* is empty: restore its row"):
+        await stage.another()

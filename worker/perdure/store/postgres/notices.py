@@ -123,8 +123,7 @@ def decoded(sender: str, seal: Seal, payload: str) -> Hint | None:
     """Return the hint of another process; None for our own and for those of releases that write them otherwise."""
     try:
         found = _decoder.decode(payload)
-        announced = () if found.announced is None else (found.announced.opened(seal),)
-    except (msgspec.MsgspecError, ValueError):
+    except msgspec.MsgspecError:
         return None
     if found.sender == sender:
         return None
@@ -134,8 +133,18 @@ def decoded(sender: str, seal: Seal, payload: str) -> Hint | None:
         workers=frozenset(WorkerId(worker) for worker in found.workers),
         closed=found.closed,
         changed=found.changed,
-        announced=announced,
+        announced=_opened(found.announced, seal),
     )
+
+
+def _opened(announcement: _Announcement | None, seal: Seal) -> tuple[ClaimedRun, ...]:
+    """Return the run; nothing when it is sealed or written otherwise, and the rest is a hint like any other."""
+    if announcement is None:
+        return ()
+    try:
+        return (announcement.opened(seal),)
+    except (msgspec.MsgspecError, ValueError):
+        return ()
 
 
 def _notice(audience: Audience, payload: _Payload) -> Notice:

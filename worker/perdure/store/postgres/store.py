@@ -79,8 +79,7 @@ class PostgresStore(PostgresReads):
         store = cls(address)
         try:
             check_version(await _version(store._misc), address.database, address.host)
-            ((key,),) = await store._misc.fetch("announcement_key", {})
-            store._hints.seal = Seal(key)
+            store._hints.seal = Seal(await _announcement_key(store._misc, address))
         except BaseException:
             await store.close()
             raise
@@ -251,3 +250,14 @@ async def _version(lane: Lane) -> int:
     except SchemaVersionError:
         return 0  # there is no table of migrations
     return int(found[0][0])
+
+
+async def _announcement_key(lane: Lane, address: Address) -> bytes:
+    found = await lane.fetch("announcement_key", {})
+    if not found:
+        message = (
+            f"the table perdure.announcement_key of database {address.database} at {address.host} is empty: "
+            "restore its row, or insert 32 random bytes and start every process again"
+        )
+        raise SchemaVersionError(message)
+    return bytes(found[0][0])
