@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
@@ -28,6 +28,9 @@ SELECT (SELECT count(*) FROM perdure.history) + (SELECT count(*) FROM perdure.pa
        (SELECT coalesce(sum(length(events)), 0) FROM perdure.history)
      + (SELECT coalesce(sum(length(data)), 0) FROM perdure.payload)
 """
+
+WRITES: Final = ("flush", "flush_turns", "turn_one", "close_one", "start", "start_one")
+"""The statements that record starts and turns."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Bench:
 
     def writes(self) -> int:
         """Return how many statements of this process have recorded starts and turns."""
-        return sum(map(self.statements, ("flush", "flush_turns", "start", "start_one")))
+        return sum(map(self.statements, WRITES))
 
     async def measured(self, operations: int, work: Callable[[], Awaitable[list[float]]], **extra: float) -> Sample:
         """Do ``work``; what it recorded goes to the floor that writes the same rows."""

@@ -8,13 +8,18 @@ import pytest
 
 from perdure.model.runs import Heartbeat, Lease, RunId, Visible
 from perdure.store.postgres import migrate
-from tests.support.stores import NAMESPACE, PostgresStage, behaviour, close, scheduled, turn
+from tests.support.stores import NAMESPACE, PostgresStage, behaviour, close, commit, scheduled, turn
 
 Closer = Callable[[PostgresStage, Lease, RunId], Awaitable[object]]
 
 
-async def turns(stage: PostgresStage, lease: Lease, run_id: RunId) -> None:
+async def last_turn(stage: PostgresStage, lease: Lease, run_id: RunId) -> None:
     await stage.flush(lease, run_id, turn(2), close())
+
+
+async def turns(stage: PostgresStage, lease: Lease, run_id: RunId) -> None:
+    company = await stage.owned(lease, "order-3")
+    await stage.store.flush(lease, [commit(run_id, turn(2), close()), commit(company, turn(1))])
 
 
 async def more_than_turns(stage: PostgresStage, lease: Lease, run_id: RunId) -> None:
@@ -26,7 +31,7 @@ async def terminate(stage: PostgresStage, lease: Lease, run_id: RunId) -> None:
     await stage.store.terminate(NAMESPACE, "order-1", "enough")
 
 
-@pytest.mark.parametrize("closing", [turns, more_than_turns, terminate])
+@pytest.mark.parametrize("closing", [last_turn, turns, more_than_turns, terminate])
 def test_a_run_that_closes_keeps_no_details_and_takes_no_more(database: str, closing: Closer) -> None:
     migrate(database)
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
-from perdure.model.runs import Heartbeat, NewTask, Park, Release, RunState, TaskDone, Visible
+from perdure.model.runs import Close, Committed, Heartbeat, NewTask, Park, Release, RunState, TaskDone, Visible
 from perdure.store.postgres import PostgresStore, migrate
 from tests.support.stores import (
     NAMESPACE,
@@ -281,6 +281,26 @@ async def test_a_flush_beside_a_termination_is_repeated_and_then_refused(stage: 
     assert (stage.store.statements["flush_turns"], stage.store.statements["flush"]) == (1, 1)
 
 
+@pytest.mark.parametrize(("statement", "endings"), [("turn_one", ()), ("close_one", (close(),))])
+def test_a_turn_written_alone_beside_a_termination_is_refused(
+    stage: GatedStage, statement: str, endings: tuple[Close, ...]
+) -> None:
+    @behaviour
+    async def refuse(stage: GatedStage) -> None:
+        lease = await stage.worker()
+        run_id = await stage.owned(lease)
+        async with stage.aside() as beside:
+            await beside.execute("INSERT INTO perdure.history VALUES (%s, 1, 'x')", [run_id])
+            flush = asyncio.create_task(stage.flush(lease, run_id, turn(1), *endings))
+            await stage.stopped()
+            await beside.commit()
+        assert await flush == Committed(recorded=False, ended=False)
+        assert (stage.store.statements[statement], stage.store.statements["flush"]) == (1, 1)
+        assert (await stage.summary()).state is RunState.OWNED
+
+    refuse(stage)
+
+
 @behaviour
 async def test_the_end_of_a_task_locks_its_run_first(stage: GatedStage) -> None:
     """As every flush does: in another order the two could wait for each other."""
@@ -313,24 +333,30 @@ async def test_a_deadlock_is_repeated(stage: GatedStage) -> None:
         # The server ends one of the two; either way the flush is recorded once the way is free.
         await beside.rollback()
     assert (await flush).recorded
-    assert isinstance(ended, psycopg.errors.DeadlockDetected) or stage.store.statements["flush_turns"] == 2
+    assert isinstance(ended, psycopg.errors.DeadlockDetected) or stage.store.statements["close_one"] == 2
 
 
-@pytest.mark.parametrize("visible", [None, Visible(text="nearly done")], ids=["short statement", "long statement"])
+@pytest.mark.parametrize(
+    ("statement", "visible", "company"),
+    [("close_one", None, 0), ("flush_turns", None, 1), ("flush", Visible(text="nearly done"), 0)],
+)
 def test_details_that_are_written_while_a_run_is_being_closed_go_with_it(
-    stage: GatedStage, visible: Visible | None
+    stage: GatedStage, statement: str, visible: Visible | None, company: int
 ) -> None:
     @behaviour
     async def close_late(stage: GatedStage) -> None:
         gated = await stage.gated()
         lease = await stage.worker()
         run_id = await stage.owned(lease)
+        commits = [commit(run_id, turn(1), close(), visible=visible)]
+        commits += [commit(await stage.owned(lease, f"other-{number}"), turn(1)) for number in range(company)]
         async with stage.gate():
-            closing = asyncio.create_task(gated.flush(lease, [commit(run_id, turn(1), close(), visible=visible)]))
+            closing = asyncio.create_task(gated.flush(lease, commits))
             await stage.stopped()
             await stage.store.heartbeat(lease, [Heartbeat(run_id, 1, b"7")])
             assert await stage.execute("SELECT count(*) FROM perdure.heartbeat") == [(1,)]
-        assert [answer.ended for answer in await closing] == [True]
+        assert [answer.ended for answer in await closing] == [True] + [False] * company
+        assert gated.statements[statement] == 1
         assert await stage.execute("SELECT count(*) FROM perdure.heartbeat") == [(0,)]
 
     close_late(stage)

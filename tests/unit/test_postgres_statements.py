@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from perdure.model.events import Failure, SignalReceived
-from perdure.model.runs import Lease, NewTask, Park, RunId, TaskDone, TaskRetry
+from perdure.model.runs import Committed, Lease, NewTask, Park, RunId, TaskDone, TaskRetry
 from perdure.store.base import CommitRefusedError
 from tests.support.stores import (
     NAMESPACE,
@@ -94,20 +94,34 @@ async def test_a_flush_of_a_hundred_runs_is_one_statement(stage: PostgresStage) 
 
 
 @behaviour
+async def test_a_turn_that_is_written_alone_has_a_statement_of_its_own_and_so_has_the_last(
+    stage: PostgresStage,
+) -> None:
+    lease = await stage.worker()
+    (run_id,) = await owned_runs(stage, lease, 1)
+    bill = Bill(stage)
+    assert await stage.flush(lease, run_id, turn(1)) == Committed(recorded=True, ended=False)
+    assert bill == {"turn_one": 1}
+    assert await stage.flush(lease, run_id, turn(2), close()) == Committed(recorded=True, ended=True)
+    assert bill == {"turn_one": 1, "close_one": 1}
+
+
+@behaviour
 async def test_a_flush_is_cut_at_500_commits_and_at_a_megabyte(stage: PostgresStage) -> None:
     lease = await stage.worker()
     (run_id,) = await owned_runs(stage, lease, 1)
     nobody = [commit(RunId(10**6 + number), turn(1)) for number in range(501)]
     bill = Bill(stage)
     await stage.store.flush(lease, nobody)
-    assert bill == {"flush_turns": 2, "flush": 2, "unrecorded": 2}, "the long statement finds out why none is recorded"
+    # The long statement finds out why none is recorded.
+    assert bill == {"flush_turns": 1, "turn_one": 1, "flush": 2, "unrecorded": 2}
     large = completed_activity(1, '"' + "x" * 30_000 + '"')
     bill = Bill(stage)
     await stage.store.flush(lease, [commit(run_id, turn(1, *[large] * 20)), nobody[0], *[commit(RunId(10**7))]])
     assert bill == {"flush": 1, "unrecorded": 1}
     bill = Bill(stage)
     await stage.store.flush(lease, [commit(RunId(10**6 + number), turn(1, *[large] * 20)) for number in range(3)])
-    assert bill == {"flush_turns": 3, "flush": 3, "unrecorded": 3}
+    assert bill == {"turn_one": 3, "flush": 3, "unrecorded": 3}
 
 
 @behaviour
@@ -128,7 +142,7 @@ async def test_a_bad_commit_among_many_is_found_by_halves(stage: PostgresStage) 
     bill = Bill(stage)
     with pytest.raises(CommitRefusedError):
         await stage.store.flush(lease, commits)
-    assert bill == {"flush": 7, "flush_turns": 6}
+    assert bill == {"flush": 7, "flush_turns": 5, "turn_one": 1}
 
 
 @behaviour

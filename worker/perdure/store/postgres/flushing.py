@@ -19,7 +19,7 @@ from perdure.model.hints import Hint
 from perdure.model.runs import Close, Commit, Committed, Ending, Hold, Lease, Park, RunId, RunState
 from perdure.store import records
 from perdure.store.base import MOST_OF_A_TURN, CommitRefusedError, turn_too_large
-from perdure.store.postgres.arrays import byteas, column, int4s, int8s, texts
+from perdure.store.postgres.arrays import Bytea, byteas, column, int4, int4s, int8, int8s, texts
 from perdure.store.postgres.connection import Lane
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.leasing import fence, lost
@@ -88,8 +88,8 @@ class Flush:
         closed = _closed(items)
         try:
             with self.hints.riding(closed) as notice:
-                parameters = {**fence(self.lease), **_turn_arrays(items), **sent(notice)}
-                found = await self.lane.fetch("flush_turns", parameters)
+                name, turns = _turns(items)
+                found = await self.lane.fetch(name, {**fence(self.lease), **turns, **sent(notice)})
         except errors.UniqueViolation:
             return False
         if not found:
@@ -199,6 +199,24 @@ def _batches(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
         runs.add(run_id)
     if batch:
         yield batch
+
+
+def _turns(items: Sequence[_Item]) -> tuple[str, dict[str, object]]:
+    """Return the statement for turns that are nothing but turns, and what it needs to know of them."""
+    if len(items) > 1:
+        return "flush_turns", _turn_arrays(items)
+    (item,) = items
+    assert item.commit.turn is not None
+    assert item.turn is not None
+    one: dict[str, object] = {
+        "run": int8(item.run_id),
+        "seq": int4(item.commit.turn.seq),
+        "turn": Bytea(item.turn),
+    }
+    if item.outcome is None:
+        return "turn_one", one
+    assert item.commit.ending is not None
+    return "close_one", {**one, "ending": int4(_state(item.commit.ending)), "outcome": Bytea(item.outcome)}
 
 
 def _turn_arrays(items: Sequence[_Item]) -> dict[str, object]:

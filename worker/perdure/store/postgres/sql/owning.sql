@@ -177,6 +177,48 @@ SELECT (SELECT count(*) FROM mine), EXISTS (SELECT FROM changed),
        (SELECT perdure.silence(array_agg(id)) FROM closed WHERE beats)
 FROM fence;
 
+-- name: turn_one
+-- What "flush_turns" does, for one turn that is written alone and is not the last: no array to unfold, and only the
+-- tables that it needs. After a pause, when nothing of it is in a cache, it takes two thirds of the time.
+WITH fence AS MATERIALIZED (
+    SELECT id FROM perdure.worker
+    WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
+    FOR KEY SHARE
+), recorded AS (
+    INSERT INTO perdure.history (run_id, seq, events)
+    SELECT r.id, :seq::integer, :turn::bytea
+    FROM fence JOIN perdure.run r ON r.id = :run::bigint AND r.owner = fence.id
+    RETURNING run_id
+)
+SELECT (SELECT count(*) FROM recorded), false FROM fence;
+
+-- name: close_one
+-- The same for the last turn of a run.
+WITH fence AS MATERIALIZED (
+    SELECT id FROM perdure.worker
+    WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
+    FOR KEY SHARE
+), closed AS (
+    UPDATE perdure.run r
+    SET state = :ending::integer, closed_at = now(), owner = NULL, wake_at = NULL,
+        waiting_for = NULL, hold_reason = NULL, hold_message = NULL, outcome = :outcome::bytea
+    FROM fence
+    WHERE r.id = :run::bigint AND r.owner = fence.id
+    RETURNING r.id, r.key IS NOT NULL AS changed, r.beats, r.mail
+), recorded AS (
+    INSERT INTO perdure.history (run_id, seq, events) SELECT id, :seq::integer, :turn::bytea FROM closed
+), abandoned AS (
+    DELETE FROM perdure.task WHERE run_id = (SELECT id FROM closed)
+), read AS (
+    DELETE FROM perdure.inbox WHERE run_id = (SELECT id FROM closed WHERE mail > 0)
+), changed AS (
+    INSERT INTO perdure.status_change (run_id) SELECT id FROM closed WHERE changed RETURNING run_id
+)
+SELECT (SELECT count(*) FROM closed), EXISTS (SELECT FROM changed),
+       CASE WHEN :hint::text IS NOT NULL THEN pg_notify(:channel::text, :hint)::text END,
+       (SELECT CASE WHEN beats THEN perdure.silence(ARRAY[id]) END FROM closed)
+FROM fence;
+
 -- name: flush
 -- Many runs, one commit. The order that keeps it free of deadlocks: the worker's row, the rows of runs that change (by
 -- their numbers, as the caller sorts them), their turns, everything else. A run that closes is not locked before its row
