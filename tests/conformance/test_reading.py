@@ -79,6 +79,9 @@ async def test_whoever_waits_learns_what_has_ended_and_what_is_not_there(stage: 
     assert isinstance(ended.outcome, WorkflowExecutionTerminated)
     assert ended.outcome.reason == "enough"
     assert await stage.store.ended([]) == {}
+    assert await stage.store.ended([runs[2]]) == {runs[2]: ended}
+    assert await stage.store.ended([runs[0]]) == {}
+    assert await stage.store.ended([RunId(10**6)]) == {RunId(10**6): None}
 
 
 @behaviour

@@ -295,6 +295,7 @@ async def test_runs_that_readers_name_are_found_by_an_index_when_tables_have_gro
     before = await scans()
     for _ in range(10):  # PostgreSQL plans a statement anew five times
         assert len(await store.ended(runs)) == 1
+        assert len(await store.ended(runs[4:5])) == 1
         assert len(await store.by_key(["uid-1", "uid-2"])) == 2
         assert len(await store.newest([(NAMESPACE, "order-1"), (NAMESPACE, "order-2")])) == 2
         assert len(await store.status_changes(50)) == 1

@@ -30,7 +30,11 @@ class PostgresReads:
 
     async def ended(self, runs: Sequence[RunId]) -> dict[RunId, Ended | None]:
         """Return how those of these runs ended that have closed; None for those that are not here (any more)."""
-        found = await self._results.pick(len(runs)).fetch("ended", {"runs": int8s(runs)})
+        lane = self._results.pick(len(runs))
+        if len(runs) == 1:
+            found = await lane.fetch("ended_one", {"run": int8(runs[0])})
+        else:
+            found = await lane.fetch("ended", {"runs": int8s(runs)})
         return {
             RunId(run_id): None if instance is None else Ended(instance, records.outcome_for_readers(outcome))
             for run_id, instance, outcome in found

@@ -30,6 +30,12 @@ FROM unnest(:runs::bigint[]) AS a (id)
 LEFT JOIN LATERAL (SELECT instance, outcome FROM perdure.run WHERE id = a.id OFFSET 0) r ON true
 WHERE r.outcome IS NOT NULL OR r.instance IS NULL;
 
+-- name: ended_one
+-- The same for one run: after a pause an array costs a quarter of the time.
+SELECT a.id, r.instance, r.outcome
+FROM (SELECT :run::bigint AS id) a LEFT JOIN perdure.run r ON r.id = a.id
+WHERE r.outcome IS NOT NULL OR r.instance IS NULL;
+
 -- name: by_key
 SELECT * FROM (SELECT * FROM perdure.summary WHERE key = ANY (:keys::text[]) OFFSET 0) s ORDER BY id;
 
