@@ -16,7 +16,7 @@ import pytest
 from tests.chart.golden import objects
 from tests.support.cli import Cli, eventually
 from tests.support.helm import CHART, Helm
-from tests.support.kubernetes import free_ports
+from tests.support.ports import free_ports
 from tests.support.postgres import lent_user, programs_for
 
 SCRIPT = (CHART / "files" / "demo-database.sh").read_text()

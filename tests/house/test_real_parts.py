@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import psycopg
 import pytest
 
+from tests.support.ports import PORTS, free_ports
 from tests.support.postgres import EmbeddedServer, Programs, Server, bundled_programs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,3 +148,23 @@ def test_a_server_of_somebody_else_is_not_restarted() -> None:
 def test_a_dsn_that_is_not_a_url_is_refused() -> None:
     with pytest.raises(ValueError, match="postgresql://user@host/database"):
         Server("host=localhost dbname=postgres")
+
+
+def test_a_port_is_given_to_one_process_of_tests_until_that_ends() -> None:
+    few = range(PORTS.stop - 50, PORTS.stop)
+    program = (
+        "import sys; from tests.support.ports import free_ports; "
+        f"print(*free_ports(20, {few!r}), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        theirs = {int(port) for port in other.stdout.readline().split()}
+        assert len(theirs) == 20
+        ours = set(free_ports(20, few))
+        assert not ours & theirs
+        with pytest.raises(RuntimeError, match="No 20 free ports"):
+            free_ports(20, few)
+        other.communicate("")
+    assert set(free_ports(len(theirs), few)) <= set(few) - ours

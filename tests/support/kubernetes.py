@@ -11,9 +11,7 @@ operator and chart tests, and by `python -m tests.support.kubernetes build`, whi
 import http.client
 import json
 import os
-import random
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -30,14 +28,12 @@ from urllib.request import urlopen
 from tests.support.kubernetes_audit import POLICY, AuditEntry, read_audit_log
 from tests.support.kubernetes_certificates import make_certificates, write_kubeconfig
 from tests.support.kubernetes_programs import ProgramsError, cluster_binary, program_command
+from tests.support.ports import free_ports
 
 __all__ = ["Answer", "AuditEntry", "ControlPlane", "ControlPlaneError", "ProgramsError", "cluster_binary"]
 
 READY_TIMEOUT = 90.0
 COMMAND_TIMEOUT = 180.0
-# Below the range from which Linux gives ports to outgoing connections and above most services, so that the port of a
-# stopped API server is still free when it starts again.
-PORTS = range(20_000, 30_000)
 # Enough for owned objects, namespaces, service accounts and the pods of Deployments, and little work when idle.
 CONTROLLERS = (
     "garbage-collector-controller",
@@ -356,22 +352,6 @@ class ControlPlane:
                 "service-account-private-key-file": self._certificates.service_account_key,
             }
         )
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback address that nobody listens on."""
-    found: list[int] = []
-    # Not the shared generator: tests seed it, and two runs with one seed would fight for the same ports.
-    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == count:
-            return found
-    raise ControlPlaneError(f"No {count} free ports between {PORTS.start} and {PORTS.stop} on 127.0.0.1.")
 
 
 def _flags(values: Mapping[str, object]) -> list[str]:
