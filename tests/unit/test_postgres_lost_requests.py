@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from perdure.model.events import Incoming, SignalReceived, WorkflowExecutionCancelRequested
-from perdure.model.runs import RunId
+from perdure.model.runs import Lease, RunId
 from perdure.store.postgres import PostgresStore
 from tests.support.stores import NAMESPACE, PostgresStage, behaviour, close, eventually, names, raw, turn
 from tests.support.wire import Wire
@@ -133,3 +133,19 @@ async def test_a_termination_is_not_mistaken_for_an_earlier_one_of_the_same_reas
         await wire.cut()
         assert await store.terminate(NAMESPACE, "order-1", "enough") == second.run_id
         await store.close()
+
+
+@behaviour
+async def test_a_worker_that_takes_the_name_of_one_that_was_expelled_keeps_its_lease(stage: PostgresStage) -> None:
+    await stage.owned(await stage.worker("shop-0"), key="uid-1")
+    lease: Lease
+
+    async def come_again() -> None:
+        nonlocal lease
+        lease = await stage.worker("shop-0")
+
+    expelled = await unanswered(
+        stage, lambda store: store.expire(NAMESPACE, "shop-0"), come_again, "DELETE FROM perdure.worker"
+    )
+    assert (expelled.workers, expelled.keys) == (1, ("uid-1",))
+    assert len(await stage.store.claim(lease, 5)) == 1

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Sequence
 
 from perdure.errors import LeaseLostError
-from perdure.model.hints import Hint
+from perdure.model.hints import NOTHING, Hint
 from perdure.model.runs import Expired, Lease, Renewal, WorkerId, WorkerInfo
 from perdure.store import records
 from perdure.store.base import (
@@ -18,7 +18,7 @@ from perdure.store.base import (
     UNKNOWN_WORKFLOW,
     UNKNOWN_WORKFLOW_MESSAGE,
 )
-from perdure.store.postgres.arrays import boolean, int8, text, texts
+from perdure.store.postgres.arrays import boolean, int8, int8s, text, texts
 from perdure.store.postgres.connection import Lane, LeaseLine
 
 NOBODY: dict[str, object] = {"worker": None, "epoch": None}
@@ -67,19 +67,19 @@ def renew(line: LeaseLine, lease: Lease) -> Renewal:
 
 async def resign(lane: Lane, lease: Lease) -> Hint:
     """Give back every owned run and task and forget the worker."""
-    _, hint = await _expel(lane, {**fence(lease), "namespace": None, "name": None})
-    return hint
+    return await _expel(lane, {**fence(lease), "dead": None})
 
 
 async def expire(lane: Lane, namespace: str, worker_name: str) -> tuple[Expired, Hint]:
     """Take the leases of the workers of this name away, and give back what they had."""
-    count, hint = await _expel(lane, {**NOBODY, "namespace": text(namespace), "name": text(worker_name)})
-    keys: Sequence[str] = ()
-    if count:
-        # A claim that was in flight took runs that the statement before could not see.
-        _, _, keys, more = await _recover(lane, namespace, NOBODY)
-        hint |= more
-    return Expired(count, tuple(keys)), hint
+    # By their ids: when the answer is lost and the statement repeated, another one may have come under this name.
+    dead = [row[0] for row in await lane.fetch("named", {"namespace": text(namespace), "name": text(worker_name)})]
+    if not dead:
+        return Expired(0, ()), NOTHING
+    hint = await _expel(lane, {**NOBODY, "dead": int8s(dead)})
+    # A claim that was in flight took runs that the statement before could not see.
+    _, _, keys, more = await _recover(lane, namespace, NOBODY)
+    return Expired(len(dead), tuple(keys)), hint | more
 
 
 async def recover(lane: Lane, lease: Lease) -> tuple[int, Hint]:
@@ -108,10 +108,9 @@ async def hold_unknown(lane: Lane, lease: Lease) -> tuple[int, Hint]:
     return held, Hint(changed=changed)
 
 
-async def _expel(lane: Lane, parameters: dict[str, object]) -> tuple[int, Hint]:
-    rows = await lane.fetch("expel", parameters)
-    count, queues = rows[0]
-    return count, _work(queues)
+async def _expel(lane: Lane, parameters: dict[str, object]) -> Hint:
+    ((queues,),) = await lane.fetch("expel", parameters)
+    return _work(queues)
 
 
 async def _recover(lane: Lane, namespace: str, parameters: dict[str, object]) -> tuple[bool, int, Sequence[str], Hint]:

@@ -31,13 +31,16 @@ WITH me AS (
 )
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, EXISTS (SELECT FROM gone) FROM me;
 
+-- name: named
+SELECT id FROM perdure.worker WHERE namespace = :namespace::text AND name = :name::text;
+
 -- name: expel
--- The end of a worker, by its lease (it resigns) or by its name (somebody saw it die), and what it had is free again.
+-- The end of a worker that resigns, or of workers that somebody saw die, and what they had is free again.
 -- Removing the row waits for a flush in flight. A claim in flight may leave runs behind: recover finds those, as it does
 -- all runs of a worker that died, to count its end.
 WITH gone AS (
     DELETE FROM perdure.worker
-    WHERE (id = :worker::bigint AND epoch = :epoch::bigint) OR (namespace = :namespace::text AND name = :name::text)
+    WHERE (id = :worker::bigint AND epoch = :epoch::bigint) OR id = ANY (:dead::bigint[])
     RETURNING id
 ), owned AS MATERIALIZED (
     SELECT id FROM perdure.run
@@ -53,8 +56,7 @@ WITH gone AS (
     WHERE i.owner = ANY (ARRAY(SELECT id FROM gone))
       AND (SELECT r.state FROM perdure.run r WHERE r.id = i.run_id) >= 10
 )
-SELECT (SELECT count(*) FROM gone),
-       (SELECT array_agg(DISTINCT queue) FROM (SELECT queue FROM freed UNION ALL SELECT queue FROM tasks) q);
+SELECT array_agg(DISTINCT queue) FROM (SELECT queue FROM freed UNION ALL SELECT queue FROM tasks) q;
 
 -- name: recover
 -- The owners that are gone are those of this statement's snapshot: a run that was freed and claimed by a newer worker
