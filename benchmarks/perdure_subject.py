@@ -29,7 +29,7 @@ SELECT (SELECT count(*) FROM perdure.history) + (SELECT count(*) FROM perdure.pa
      + (SELECT coalesce(sum(length(data)), 0) FROM perdure.payload)
 """
 
-WRITES: Final = ("flush", "flush_turns", "turn_one", "close_one", "start", "start_one")
+WRITES: Final = ("flush", "flush_turns", "turn_one", "close_one", "start", "start_one", "start_own")
 """The statements that record starts and turns."""
 
 

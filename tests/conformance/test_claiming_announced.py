@@ -12,7 +12,6 @@ import pytest
 from perdure.errors import LeaseLostError
 from perdure.model.events import Turn, TurnHeader, WorkflowExecutionStarted
 from perdure.model.runs import ClaimAnswer, Lease, RunId, RunState
-from tests.conformance.test_starting_owned import Taking
 from tests.support.stores import (
     NAMESPACE,
     Stage,
@@ -25,6 +24,7 @@ from tests.support.stores import (
     signal,
     turn,
 )
+from tests.support.takers import Taking
 
 TAKEN, GONE, UNSURE = ClaimAnswer
 

@@ -3,42 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import msgspec
+import pytest
 
 from perdure.model.events import ActivityScheduled, Turn, TurnHeader, WorkflowExecutionStarted
-from perdure.model.runs import ClaimedRun, Lease, RunState
-from perdure.store.base import Start
+from perdure.model.runs import RunState
 from tests.support.stores import Stage, behaviour, close, new_run, turn
-
-
-@dataclass
-class Taking:
-    """A worker that would take runs, and those that it took."""
-
-    lease: Lease
-    turn: Turn | None = None
-    runs: list[ClaimedRun] = field(default_factory=list)
-    drops: int = 0
-
-    def takes_along(self, starts: int) -> bool:
-        assert starts > 0
-        return False
-
-    def begin(self, starts: Sequence[Start]) -> list[Taking]:
-        for new, started in starts:
-            assert (started.workflow, started.seed) == (new.workflow, new.seed)
-            if self.turn is not None:
-                self.turn = Turn(0, self.turn.header, (started, *self.turn.events))
-        return [self] * len(starts)
-
-    def took(self, run: ClaimedRun) -> None:
-        self.runs.append(run)
-
-    def dropped(self) -> None:
-        self.drops += 1
+from tests.support.takers import Taking, begun
 
 
 @behaviour
@@ -107,6 +79,54 @@ async def test_many_starts_of_one_id_are_taken_once(stage: Stage) -> None:
     started = await asyncio.gather(*(stage.store.start(new_run("order-1"), taker) for _ in range(20)))
     assert len({one.run_id for one in started}) == 1
     assert [one.created for one in started].count(True) == len(taker.runs) == 1
+
+
+@pytest.mark.parametrize("company", [0, 2], ids=["alone", "with two others"])
+def test_a_run_that_is_taken_with_its_first_turn_has_all_that_was_asked_for(stage: Stage, company: int) -> None:
+    @behaviour
+    async def begin(stage: Stage) -> None:
+        taker = begun(await stage.worker())
+        others = [stage.start(f"other-{number}") for number in range(company)]
+        asked = new_run("order-1", timeout=60.0, priority=3, build="build-1")
+        started, *_ = await asyncio.gather(stage.store.start(asked, taker), *others)
+        (run,) = taker.runs
+        assert (started.created, started.taken, run.info.run_id) == (True, True, started.run_id)
+        assert run.history == (taker.turn,)
+        assert run.deadline == run.created_at + 60_000_000
+        summary = await stage.summary()
+        assert (summary.state, summary.worker, summary.priority, summary.build) == (RunState.OWNED, "one", 3, "build-1")
+        assert summary.started_at == summary.created_at
+        assert await stage.types(started.run_id) == ["WorkflowExecutionStarted", "ActivityScheduled"]
+        assert await stage.store.owned(taker.lease) == [started.run_id]
+        assert (await stage.flush(taker.lease, started.run_id, turn(1), close())).ended
+        assert (await stage.store.start(asked, taker)).created, "an id is free again when its run has closed"
+
+    begin(stage)
+
+
+@behaviour
+async def test_a_first_turn_is_forgotten_where_an_instance_is_open(stage: Stage) -> None:
+    owner, taker = await stage.worker("one"), begun(await stage.worker("two"))
+    run_id = await stage.owned(owner)
+    started = await stage.store.start(new_run("order-1"), taker)
+    assert (started.run_id, started.created, started.taken) == (run_id, False, False)
+    assert taker.runs == []
+    assert taker.settled
+    assert await stage.types(run_id) == ["WorkflowExecutionStarted"]
+
+
+@behaviour
+async def test_of_first_turns_that_race_for_one_id_one_is_recorded(stage: Stage) -> None:
+    takers = [begun(await stage.worker(f"worker-{number}")) for number in range(4)]
+    stores = [await stage.another() for _ in takers]
+    started = await asyncio.gather(
+        *(store.start(new_run("order-1"), taker) for store, taker in zip(stores, takers, strict=True))
+    )
+    (run_id,) = {one.run_id for one in started}
+    assert sorted((one.created, one.taken) for one in started) == [(False, False)] * 3 + [(True, True)]
+    assert [len(taker.runs) for taker in takers] == [int(one.taken) for one in started]
+    assert all(taker.settled for taker in takers)
+    assert await stage.types(run_id) == ["WorkflowExecutionStarted", "ActivityScheduled"]
 
 
 @behaviour

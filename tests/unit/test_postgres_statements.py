@@ -16,9 +16,11 @@ from tests.support.stores import (
     close,
     commit,
     completed_activity,
+    new_run,
     signal,
     turn,
 )
+from tests.support.takers import begun
 
 
 class Bill:
@@ -61,6 +63,16 @@ async def test_each_verb_of_a_client_is_one_statement(stage: PostgresStage) -> N
     await stage.store.resume(NAMESPACE, "order-1")
     await stage.store.terminate(NAMESPACE, "order-1", "enough")
     assert bill == {"resume": 1, "terminate": 1}
+
+
+@behaviour
+async def test_a_run_that_begins_where_it_is_started_is_one_statement(stage: PostgresStage) -> None:
+    taker = begun(await stage.worker())
+    bill = Bill(stage)
+    assert (await stage.store.start(new_run("order-1"), taker)).taken
+    assert bill == {"start_own": 1}
+    assert not (await stage.store.start(new_run("order-1"), taker)).created
+    assert bill == {"start_own": 2, "start": 1}, "the long one finds out why not"
 
 
 @behaviour

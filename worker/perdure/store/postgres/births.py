@@ -146,23 +146,20 @@ class Births:
         if not batch:
             return
         tag = secrets.randbits(63)
-        lost = False
+        lost = refused = False
         while True:
             free = Hint(queues=frozenset(birth.new.queue for birth in batch if birth.lease is None))
             try:
                 with self._hints.riding(free) as notice:
-                    alone = len(batch) == 1 and not batch[0].outside
-                    name = "start_one" if alone else "start"
-                    if alone:
-                        parameters = _parameters_of_one(batch[0], tag, notice, self._hints.seal)
-                    else:
-                        parameters = _parameters(batch, tag) | sent(notice)
+                    name, parameters = self._statement(batch, tag, notice, long=refused)
                     rows = None if lost else await self._along(batch, name, parameters)
                     if rows is None:
                         rows = await self._lanes.pick(len(batch)).fetch(name, parameters, on_repeat=look_first)
-                for birth in batch:
-                    birth.hinted = notice is not None and birth.lease is None
-                break
+                if rows:
+                    for birth in batch:
+                        birth.hinted = notice is not None and birth.lease is None
+                    break
+                refused = True
             except errors.UniqueViolation:
                 pass
             except AnswerLostError:
@@ -171,6 +168,18 @@ class Births:
             if not batch:
                 return
         _settle(batch, rows)
+
+    def _statement(
+        self, batch: Sequence[_Birth], tag: int, notice: Notice | None, *, long: bool
+    ) -> tuple[str, Parameters]:
+        """Return the shortest statement for these starts; ``long``: one that takes all."""
+        birth, lease = batch[0], batch[0].lease
+        if not long and len(batch) == 1 and not birth.outside:
+            if lease is None:
+                return "start_one", _parameters_of_one(birth, notice, self._hints.seal)
+            if birth.turn is not None and birth.new.key is None and not birth.new.suspended:
+                return "start_own", _parameters_of_own(birth, lease, birth.turn, tag)
+        return "start", _parameters(batch, tag) | sent(notice)
 
     async def _along(self, batch: Sequence[_Birth], name: str, parameters: Parameters) -> list[Row] | None:
         """Write the starts with the turns of those who take them, if turns are about to be written."""
@@ -193,26 +202,34 @@ def _settle(batch: Sequence[_Birth], rows: Sequence[Row]) -> None:
         given.add(row[1])
 
 
-def _parameters_of_one(birth: _Birth, tag: int, notice: Notice | None, seal: Seal) -> dict[str, object]:
+def _parameters_of_own(birth: _Birth, lease: Lease, turn: bytes, tag: int) -> Parameters:
+    return {**_of_run(birth.new), **fence(lease), "claim": int8(tag), "turn": Bytea(turn)}
+
+
+def _parameters_of_one(birth: _Birth, notice: Notice | None, seal: Seal) -> Parameters:
     new, announcement = birth.new, None
-    if notice is not None and birth.event is not None and new.build is None and not new.suspended:
+    assert birth.event is not None
+    if notice is not None and new.build is None and not new.suspended:
         announcement = announcing(notice, seal, new, birth.event)
     return {
+        **_of_run(new),
         **sent(announcement or notice),
         "announced": boolean(announcement is not None),
-        **(fence(birth.lease) if birth.lease is not None else NOBODY),
-        "claim": int8(tag),
+        "key": text(new.key),
+        "suspended": boolean(new.suspended),
+        "event": Bytea(birth.event),
+    }
+
+
+def _of_run(new: NewRun) -> dict[str, object]:
+    return {
         "namespace": text(new.namespace),
         "instance": text(new.id),
         "workflow": text(new.workflow),
         "queue": text(new.queue),
-        "key": text(new.key),
         "build": text(new.build),
         "priority": int4(new.priority),
-        "suspended": boolean(new.suspended),
         "timeout": int8(_microseconds(new.timeout)),
-        "event": None if birth.event is None else Bytea(birth.event),
-        "turn": None if birth.turn is None else Bytea(birth.turn),
     }
 
 

@@ -61,41 +61,54 @@ UNION ALL
 SELECT place, known_id, false, known_workflow, false, (extract(epoch FROM known_since) * 1000000)::bigint
 FROM asked WHERE known_id IS NOT NULL;
 
--- name: start_one
--- What "start" does, for one run without a payload that is kept apart: a run that is started alone. Two thirds of the
--- work of the long statement. A hint that announces the run is completed here, with what only the statement knows.
+-- name: start_own
+-- What "start" does, for one run that is started alone and that a worker of the asking process takes with its first turn:
+-- less than half of the work of the long statement. No row when there is more to it: the id is in use, or the lease gone.
 WITH fence AS MATERIALIZED (
     SELECT id FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
     FOR KEY SHARE
-), known AS MATERIALIZED (
+), created AS (
+    INSERT INTO perdure.run (
+        id, namespace, instance, workflow, queue, build, priority, deadline, state, owner, claim, claims
+    )
+    SELECT nextval('perdure.run_id'), :namespace::text, :instance::text, :workflow::text, :queue::text, :build::text,
+           :priority::integer, now() + :timeout::bigint * interval '1 microsecond', 1, id, :claim::bigint, 1
+    FROM fence
+    WHERE NOT EXISTS (
+        SELECT FROM perdure.run
+        WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL
+    )
+    RETURNING id
+), recorded AS (
+    INSERT INTO perdure.history (run_id, seq, events) SELECT id, 0, :turn::bytea FROM created
+)
+SELECT 1, id, true, :workflow::text, true, (extract(epoch FROM now()) * 1000000)::bigint FROM created;
+
+-- name: start_one
+-- The same for one run that is left to whoever finds it. A hint that announces the run is completed here, with what only
+-- the statement knows.
+WITH known AS MATERIALIZED (
     SELECT id, workflow, created_at FROM perdure.run WHERE key = :key::text
     UNION ALL
     SELECT id, workflow, created_at FROM perdure.run
     WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL
     LIMIT 1
 ), created AS (
-    INSERT INTO perdure.run (
-        id, namespace, instance, workflow, queue, key, build, priority, suspended, deadline, state, owner, claim, claims
-    )
+    INSERT INTO perdure.run (id, namespace, instance, workflow, queue, key, build, priority, suspended, deadline)
     SELECT nextval('perdure.run_id'), :namespace::text, :instance::text, :workflow::text, :queue::text, :key::text,
-           :build::text, :priority::integer, :suspended::boolean, now() + :timeout::bigint * interval '1 microsecond',
-           CASE WHEN f.id IS NULL THEN 0 ELSE 1 END, f.id, :claim::bigint, CASE WHEN f.id IS NULL THEN 0 ELSE 1 END
-    FROM (SELECT (SELECT id FROM fence)) f (id)
+           :build::text, :priority::integer, :suspended::boolean, now() + :timeout::bigint * interval '1 microsecond'
     WHERE NOT EXISTS (SELECT FROM known)
-    RETURNING id, owner, deadline
+    RETURNING id, deadline
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events)
     SELECT id, 0,
-           coalesce(
-               :turn::bytea,
-               '\x01'::bytea
-               || convert_to('[' || (extract(epoch FROM now()) * 1000000)::bigint || ',[', 'UTF8')
-               || :event::bytea || ']]'::bytea
-           )
+           '\x01'::bytea
+           || convert_to('[' || (extract(epoch FROM now()) * 1000000)::bigint || ',[', 'UTF8')
+           || :event::bytea || ']]'::bytea
     FROM created
 )
-SELECT 1, id, true, :workflow::text, owner IS NOT NULL, (extract(epoch FROM now()) * 1000000)::bigint
+SELECT 1, id, true, :workflow::text, false, (extract(epoch FROM now()) * 1000000)::bigint
 FROM created CROSS JOIN LATERAL (
     SELECT CASE WHEN :hint::text IS NOT NULL THEN pg_notify(:channel::text, CASE
         WHEN NOT :announced::boolean THEN :hint
