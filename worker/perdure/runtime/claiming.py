@@ -7,6 +7,7 @@ then claims the run and records the turn in one step, instead of asking first wh
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -16,13 +17,15 @@ from perdure.model.runs import ClaimAnswer, ClaimedRun, Lease, RunId
 
 from .beginning import Begun, Host, ahead
 from .charge import Charge
-from .turns import TurnQueue
 from .waiting import hinted
 
 CLAIM = 100
 """Most runs taken at a time."""
 CLAIM_POLL = 2.5
 """Seconds between two looks when nobody hints."""
+TRIAL = 0.1
+"""Most seconds for which nothing else is claimed after a run that may have ended its last owners: enough for activities
+that end at once and for the turns that follow them."""
 SURVIVED = 60.0
 """Seconds after which a run that may have ended its last owners is not to blame for the end of this one."""
 UNKNOWN_POLL = 1.0
@@ -34,7 +37,6 @@ class Claimant(Host, Protocol):
 
     charge: Charge
     lease: Lease
-    turns: TurnQueue
     draining: bool
 
     @property
@@ -47,6 +49,9 @@ class Claimant(Host, Protocol):
 
     def adopt(self, run: ClaimedRun, begun: Begun | None = None) -> None:
         """Go on with a run that it owns from now on."""
+
+    def moves(self, run_id: RunId) -> bool:
+        """Whether it has the run, and the run does not only wait."""
 
     def looked(self) -> None:
         """Take note that a look went well."""
@@ -69,6 +74,7 @@ class ClaimLoop:
         self._strangers = False
         self._left_some = False
         self._suspects: dict[RunId, float] = {}
+        self._rested = asyncio.Event()
 
     def look(self) -> None:
         """Look for runs now."""
@@ -84,6 +90,7 @@ class ClaimLoop:
 
     def came_to_rest(self) -> None:
         """Look for more to do, when some was left and half of the room is free again."""
+        self._rested.set()
         limits = self._home.charge.limits
         if self._left_some and self._home.room >= max(1, min(CLAIM, limits.runs, limits.activities) // 2):
             self.look()
@@ -161,11 +168,16 @@ class ClaimLoop:
     # --- runs that may have ended their last owners -----------------------------------------
 
     async def _try_suspect(self, run_id: RunId) -> None:
-        """Let a run that may have ended its last owners take its turn before any other run is claimed."""
+        """Let a run that may have ended its last owners show what it does before any other run is claimed.
+
+        The one that was claimed last is blamed for the end of this worker.
+        """
         self._suspects[run_id] = time.monotonic()
-        taken = asyncio.Event()
-        self._home.turns.add(taken.set)  # the queue is in order, and the run's own turn stands before this
-        await taken.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TRIAL):
+                while self._home.moves(run_id):
+                    self._rested.clear()
+                    await self._rested.wait()
 
     async def absolve(self) -> None:
         """Clear the runs that this worker has survived for a while of the suspicion."""

@@ -98,6 +98,10 @@ class Tenure:
         """Whether it has no run and no activity."""
         return not self._executions and not self._tasks.busy
 
+    def moves(self, run_id: RunId) -> bool:
+        """Whether it has the run, and the run does not only wait."""
+        return run_id in self._executions and run_id not in self.resting
+
     def standing(self) -> Now:
         """Return how things stand."""
         return Now({self.build: int(self.polling and not self.draining)}, self.owned, self.attempts.standing())
