@@ -66,8 +66,10 @@ def alone(scale: Scale, length: int, name: str) -> Scenario:
         ("one process", DBOS),
         ("client and worker in two", PERDURE.having(processes=1)),
     ]
+    # A virtual machine has its caches to itself or shares them, by the second: more rounds than where it computes.
+    rounds = 3 * scale.rounds
     steps = [
-        Step(setting=setting, subject=subject, ask="single", arguments=arguments, warm=warm, rounds=scale.rounds)
+        Step(setting=setting, subject=subject, ask="single", arguments=arguments, warm=warm, rounds=rounds)
         for setting, subject in subjects
     ]
     what = "one activity" if length == 1 else f"{length} activities"
