@@ -9,6 +9,7 @@ from string import ascii_letters
 from perdure.errors import PayloadError
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
+_PAIRS = [first + second for first in _DIGITS for second in _DIGITS]
 _LETTERS = "0123456789_-" + ascii_letters
 _AS_DIGIT = (_DIGITS * 8).encode()
 _AS_LETTER = (_LETTERS * 4).encode()
@@ -30,7 +31,9 @@ def new_seed(noise: bytes) -> str:
 
 @lru_cache(maxsize=1)
 def _moment(milliseconds: int) -> str:
-    return "".join(_DIGITS[milliseconds >> shift & 31] for shift in range(40, -1, -5))
+    upper, lower = milliseconds >> 20, milliseconds & 0xFFFFF
+    pairs = _PAIRS[upper >> 10 & 1023] + _PAIRS[upper & 1023] + _PAIRS[lower >> 10] + _PAIRS[lower & 1023]
+    return _DIGITS[upper >> 20 & 31] + pairs
 
 
 def check_id(instance: str) -> None:

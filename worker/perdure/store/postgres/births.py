@@ -4,9 +4,9 @@ What lives here: the packing of starts and their answers. What must not: leases 
 """
 
 import asyncio
-import secrets
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from os import urandom
 
 import msgspec
 from psycopg import errors
@@ -145,7 +145,7 @@ class Births:
         batch = [birth for birth in batch if birth.packed and not birth.settled]
         if not batch:
             return
-        tag = secrets.randbits(63)
+        tag = int.from_bytes(urandom(8)) >> 1
         lost = refused = False
         while True:
             free = Hint(queues=frozenset(birth.new.queue for birth in batch if birth.lease is None))

@@ -7,10 +7,10 @@ statements mean. Every statement may be repeated, so a lane repeats it after a l
 import asyncio
 import contextlib
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -154,7 +154,7 @@ class Lane:
         and `StoreError` for everything else that the server may say.
         """
         query = QUERIES[name]
-        deadline = time.monotonic() + patience
+        deadline = monotonic() + patience
         pause = FIRST_PAUSE
         async with self._turn:
             while True:
@@ -164,7 +164,7 @@ class Lane:
                 except psycopg.Error as error:
                     if not await self._lost(error):
                         raise _translated(error, query) from error
-                    if time.monotonic() + pause > deadline:
+                    if monotonic() + pause > deadline:
                         raise unavailable(self._address, error) from error
                 await asyncio.sleep(pause)
                 pause = min(LONGEST_PAUSE, pause * 2)

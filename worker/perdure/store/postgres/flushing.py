@@ -15,7 +15,7 @@ from psycopg import errors
 
 from perdure.errors import PayloadError
 from perdure.model import codec
-from perdure.model.hints import Hint
+from perdure.model.hints import NOTHING, Hint
 from perdure.model.runs import Close, Commit, Committed, Ending, Hold, Lease, Park, RunId, RunState
 from perdure.store import records
 from perdure.store.base import MOST_OF_A_TURN, CommitRefusedError, turn_too_large
@@ -146,8 +146,11 @@ async def flush(lane: Lane, hints: Hints, lease: Lease, commits: Sequence[Commit
 
 
 def _closed(items: Sequence[_Item]) -> Hint:
-    endings = [item.commit.ending for item in items if item.outcome is not None]
-    return Hint(closed=any(isinstance(ending, Close) and not ending.awaited for ending in endings))
+    for item in items:
+        ending = item.commit.ending
+        if isinstance(ending, Close) and not ending.awaited:
+            return Hint(closed=True)
+    return NOTHING
 
 
 def _refusal(commit: Commit, error: BaseException) -> PayloadError:

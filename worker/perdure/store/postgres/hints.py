@@ -10,8 +10,9 @@ nothing else. A worker need not know of each of thousands of runs that close.
 import asyncio
 import contextlib
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -58,21 +59,21 @@ class Hints:
         if self._task is None:
             self._task = asyncio.create_task(self._send_all(), name="perdure-notify")
 
-    @contextlib.contextmanager
-    def riding(self, hint: Hint) -> Iterator[Notice | None]:
+    def riding(self, hint: Hint) -> AbstractContextManager[Notice | None]:
         """Hand the hint to a statement that sends it with its own commit.
 
         None when there is nothing to send, or so much that the hint has to wait: then it is for `send`.
         """
-        if hint == NOTHING:
-            yield None
-            return
-        free = self._task is None and not self._riding and time.monotonic() >= self._free_at
+        return contextlib.nullcontext() if hint == NOTHING else self._riding_along(hint)
+
+    @contextlib.contextmanager
+    def _riding_along(self, hint: Hint) -> Iterator[Notice | None]:
+        free = self._task is None and not self._riding and monotonic() >= self._free_at
         notices = encoded(self._sender, hint) if free else []
         if len(notices) != 1:
             yield None
             return
-        began_at, self._riding = time.monotonic(), True
+        began_at, self._riding = monotonic(), True
         try:
             yield notices[0]
         finally:
@@ -113,11 +114,11 @@ class Hints:
     async def _send_all(self) -> None:
         try:
             while self._waiting != NOTHING:
-                await asyncio.sleep(self._free_at - time.monotonic())
+                await asyncio.sleep(self._free_at - monotonic())
                 notices = encoded(self._sender, self._waiting)
                 self._waiting = NOTHING
                 channels, payloads = ([notice[part] for notice in notices] for part in (0, 1))
-                began_at = time.monotonic()
+                began_at = monotonic()
                 with contextlib.suppress(StoreError):  # lost hints cost a poll
                     parameters = {"channels": arrays.texts(channels), "payloads": arrays.texts(payloads)}
                     await self._lane.fetch("notify", parameters, patience=0)
@@ -132,7 +133,7 @@ class Hints:
                 listener.put_nowait(heard)
 
     def _rest(self, began_at: float) -> None:
-        now = time.monotonic()
+        now = monotonic()
         self._free_at = now + max(PAUSE, (now - began_at) * (1 / SHARE - 1))
 
     async def _pump(self, queue: asyncio.Queue[Hint | Exception]) -> None:
