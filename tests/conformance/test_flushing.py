@@ -11,7 +11,7 @@ from perdure.model.runs import Commit, Committed, Heartbeat, Lease, NewTask, Run
 from tests.support.stores import NAMESPACE, Stage, behaviour, close, commit, scheduled, signal, turn
 
 Write = Callable[[Lease, Commit], Awaitable[Committed]]
-WAYS = pytest.mark.parametrize("company", [0, 1, 2], ids=["alone", "with another", "with two others"])
+WAYS = pytest.mark.parametrize("company", [0, 2], ids=["alone", "with two others"])
 RECORDED = Committed(recorded=True, ended=False)
 CLOSED = Committed(recorded=True, ended=True)
 REFUSED = Committed(recorded=False, ended=False)
