@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import wraps
+from typing import Any
 
 import pytest
 
@@ -11,10 +13,25 @@ from perdure.model.runs import Commit, Committed, Heartbeat, Lease, NewTask, Run
 from tests.support.stores import NAMESPACE, Stage, behaviour, close, commit, scheduled, signal, turn
 
 Write = Callable[[Lease, Commit], Awaitable[Committed]]
-WAYS = pytest.mark.parametrize("company", [0, 2], ids=["alone", "with two others"])
+COMPANIES = pytest.mark.parametrize("company", [0, 2], ids=["alone", "with two others"])
 RECORDED = Committed(recorded=True, ended=False)
 CLOSED = Committed(recorded=True, ended=True)
 REFUSED = Committed(recorded=False, ended=False)
+
+
+def alone_and_in_company(test: Callable[[Stage, int], Coroutine[Any, Any, None]]) -> Callable[[Stage, int], None]:
+    """Run a test once for a commit that is alone and once for one among others."""
+
+    @wraps(test)
+    def run(stage: Stage, company: int) -> None:
+        @behaviour
+        async def with_company(stage: Stage) -> None:
+            await test(stage, company)
+
+        with_company(stage)
+
+    marked: Callable[[Stage, int], None] = COMPANIES(run)
+    return marked
 
 
 async def writer(stage: Stage, lease: Lease, company: int) -> Write:
@@ -34,104 +51,80 @@ async def writer(stage: Stage, lease: Lease, company: int) -> Write:
     return write
 
 
-@WAYS
-def test_turns_are_recorded_and_the_last_one_closes_the_run(stage: Stage, company: int) -> None:
-    @behaviour
-    async def close_it(stage: Stage) -> None:
-        lease = await stage.worker()
-        run_id = await stage.owned(lease)
-        write = await writer(stage, lease, company)
-        assert await write(lease, commit(run_id, turn(1))) == RECORDED
-        summary = await stage.summary()
-        assert (summary.state, summary.worker, summary.closed_at) == (RunState.OWNED, "one", None)
-        ending = close()
-        assert await write(lease, commit(run_id, turn(2, ending.outcome), ending)) == CLOSED
-        summary = await stage.summary()
-        assert (summary.state, summary.worker, summary.outcome) == (RunState.COMPLETED, None, ending.outcome)
-        assert summary.closed_at is not None
-        assert [event.turn for event in await stage.store.history(run_id)] == [0, 1, 2]
-
-    close_it(stage)
+@alone_and_in_company
+async def test_turns_are_recorded_and_the_last_one_closes_the_run(stage: Stage, company: int) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    write = await writer(stage, lease, company)
+    assert await write(lease, commit(run_id, turn(1))) == RECORDED
+    summary = await stage.summary()
+    assert (summary.state, summary.worker, summary.closed_at) == (RunState.OWNED, "one", None)
+    ending = close()
+    assert await write(lease, commit(run_id, turn(2, ending.outcome), ending)) == CLOSED
+    summary = await stage.summary()
+    assert (summary.state, summary.worker, summary.outcome) == (RunState.COMPLETED, None, ending.outcome)
+    assert summary.closed_at is not None
+    assert [event.turn for event in await stage.store.history(run_id)] == [0, 1, 2]
 
 
-@WAYS
-def test_what_belongs_to_a_run_goes_when_it_closes(stage: Stage, company: int) -> None:
-    @behaviour
-    async def clear(stage: Stage) -> None:
-        lease = await stage.worker()
-        run_id = await stage.owned(lease)
-        write = await writer(stage, lease, company)
-        task = NewTask(seq=1, queue="default", name="render", input=b"[]", options=b"{}")
-        await write(lease, commit(run_id, turn(1, scheduled(1), scheduled(2)), tasks=(task,)))
-        await stage.store.heartbeat(lease, [Heartbeat(run_id, 2, b"7")])
-        await stage.store.deliver(NAMESPACE, "order-1", signal("late"))
-        assert await write(lease, commit(run_id, turn(2), close())) == CLOSED
-        assert await stage.store.inbox(lease) == []
-        assert await stage.store.claim_tasks(lease, 5) == []
-
-    clear(stage)
+@alone_and_in_company
+async def test_what_belongs_to_a_run_goes_when_it_closes(stage: Stage, company: int) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    write = await writer(stage, lease, company)
+    task = NewTask(seq=1, queue="default", name="render", input=b"[]", options=b"{}")
+    await write(lease, commit(run_id, turn(1, scheduled(1), scheduled(2)), tasks=(task,)))
+    await stage.store.heartbeat(lease, [Heartbeat(run_id, 2, b"7")])
+    await stage.store.deliver(NAMESPACE, "order-1", signal("late"))
+    assert await write(lease, commit(run_id, turn(2), close())) == CLOSED
+    assert await stage.store.inbox(lease) == []
+    assert await stage.store.claim_tasks(lease, 5) == []
 
 
-@WAYS
-def test_who_follows_objects_hears_of_a_close(stage: Stage, company: int) -> None:
-    @behaviour
-    async def follow(stage: Stage) -> None:
-        lease = await stage.worker()
-        run_id = await stage.owned(lease, key="uid-1")
-        write = await writer(stage, lease, company)
-        before = len(await stage.store.status_changes(10))
-        await write(lease, commit(run_id, turn(1)))
-        assert len(await stage.store.status_changes(10)) == before
-        await write(lease, commit(run_id, turn(2), close()))
-        found = await stage.store.status_changes(10)
-        assert len(found) == before + 1
-        assert (found[-1].run.run_id, found[-1].run.state) == (run_id, RunState.COMPLETED)
-
-    follow(stage)
+@alone_and_in_company
+async def test_who_follows_objects_hears_of_a_close(stage: Stage, company: int) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease, key="uid-1")
+    write = await writer(stage, lease, company)
+    before = len(await stage.store.status_changes(10))
+    await write(lease, commit(run_id, turn(1)))
+    assert len(await stage.store.status_changes(10)) == before
+    await write(lease, commit(run_id, turn(2), close()))
+    found = await stage.store.status_changes(10)
+    assert len(found) == before + 1
+    assert (found[-1].run.run_id, found[-1].run.state) == (run_id, RunState.COMPLETED)
 
 
-@WAYS
-def test_what_is_written_again_is_found_and_not_recorded_twice(stage: Stage, company: int) -> None:
-    @behaviour
-    async def repeat(stage: Stage) -> None:
-        lease = await stage.worker()
-        run_id = await stage.owned(lease)
-        write = await writer(stage, lease, company)
-        for asked, answer in ((commit(run_id, turn(1)), RECORDED), (commit(run_id, turn(2), close()), CLOSED)):
-            assert await write(lease, asked) == answer
-            assert await write(lease, asked) == answer
-        assert [event.turn for event in await stage.store.history(run_id)] == [0, 1, 2]
-
-    repeat(stage)
+@alone_and_in_company
+async def test_what_is_written_again_is_found_and_not_recorded_twice(stage: Stage, company: int) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    write = await writer(stage, lease, company)
+    for asked, answer in ((commit(run_id, turn(1)), RECORDED), (commit(run_id, turn(2), close()), CLOSED)):
+        assert await write(lease, asked) == answer
+        assert await write(lease, asked) == answer
+    assert [event.turn for event in await stage.store.history(run_id)] == [0, 1, 2]
 
 
-@WAYS
-def test_a_run_that_another_one_owns_is_left_as_it_is(stage: Stage, company: int) -> None:
-    @behaviour
-    async def refuse(stage: Stage) -> None:
-        lease, other = await stage.worker(), await stage.worker("two")
-        run_id = await stage.owned(other)
-        write = await writer(stage, lease, company)
-        assert await write(lease, commit(run_id, turn(1))) == REFUSED
-        assert await write(lease, commit(run_id, turn(1), close())) == REFUSED
-        assert await stage.types(run_id) == ["WorkflowExecutionStarted"]
-        assert (await stage.summary()).worker == "two"
-
-    refuse(stage)
+@alone_and_in_company
+async def test_a_run_that_another_one_owns_is_left_as_it_is(stage: Stage, company: int) -> None:
+    lease, other = await stage.worker(), await stage.worker("two")
+    run_id = await stage.owned(other)
+    write = await writer(stage, lease, company)
+    assert await write(lease, commit(run_id, turn(1))) == REFUSED
+    assert await write(lease, commit(run_id, turn(1), close())) == REFUSED
+    assert await stage.types(run_id) == ["WorkflowExecutionStarted"]
+    assert (await stage.summary()).worker == "two"
 
 
-@WAYS
-def test_without_a_lease_nothing_is_written(stage: Stage, company: int) -> None:
-    @behaviour
-    async def refuse(stage: Stage) -> None:
-        lease = await stage.worker(lease=10.0)
-        run_id = await stage.owned(lease)
-        write = await writer(stage, lease, company)
-        await stage.pass_time(11)
-        for asked in (commit(run_id, turn(1)), commit(run_id, turn(1), close())):
-            with pytest.raises(LeaseLostError):
-                await write(lease, asked)
-        assert await stage.types(run_id) == ["WorkflowExecutionStarted"]
-        assert (await stage.summary()).closed_at is None
-
-    refuse(stage)
+@alone_and_in_company
+async def test_without_a_lease_nothing_is_written(stage: Stage, company: int) -> None:
+    lease = await stage.worker(lease=10.0)
+    run_id = await stage.owned(lease)
+    write = await writer(stage, lease, company)
+    await stage.pass_time(11)
+    for asked in (commit(run_id, turn(1)), commit(run_id, turn(1), close())):
+        with pytest.raises(LeaseLostError):
+            await write(lease, asked)
+    assert await stage.types(run_id) == ["WorkflowExecutionStarted"]
+    assert (await stage.summary()).closed_at is None
