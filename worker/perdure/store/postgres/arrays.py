@@ -120,7 +120,10 @@ def int8(value: int | None) -> Int8 | None:
 
 def text(value: str | None) -> Text | None:
     """Pack a text; raise `PayloadError` for half a character."""
-    return None if value is None else Text(_utf8(value))
+    try:
+        return None if value is None else Text(value.encode())
+    except UnicodeEncodeError as error:
+        raise _half_a_character(error) from error
 
 
 def column(values: list[T | None]) -> list[T | None]:
@@ -149,16 +152,15 @@ def texts(values: Sequence[str | None]) -> Texts:
     """Pack texts and NULLs; raise `PayloadError` for half a character."""
     if not values:
         return _NO_TEXTS
-    encoded = [None if value is None else _utf8(value) for value in values]
+    try:
+        encoded = [None if value is None else value.encode() for value in values]
+    except UnicodeEncodeError as error:
+        raise _half_a_character(error) from error
     return Texts(_array(25, values, [_NULL if value is None else _SIZE.pack(len(value)) + value for value in encoded]))
 
 
-def _utf8(value: str) -> bytes:
-    try:
-        return value.encode()
-    except UnicodeEncodeError as error:
-        message = f"half a character (a lone surrogate) cannot be stored in {value!r:.200}; remove it"
-        raise PayloadError(message) from error
+def _half_a_character(error: UnicodeEncodeError) -> PayloadError:
+    return PayloadError(f"half a character (a lone surrogate) cannot be stored in {error.object!r:.200}; remove it")
 
 
 def _numbers(oid: int, size: int, code: str, values: Sequence[int | None]) -> bytes:

@@ -4,9 +4,11 @@ What lives here: the packing of starts and their answers. What must not: leases 
 """
 
 import asyncio
+import itertools
+import secrets
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from os import urandom
+from operator import attrgetter
 
 import msgspec
 from psycopg import errors
@@ -26,6 +28,7 @@ from perdure.store.postgres.notices import Notice, announcing, sent
 from perdure.store.postgres.sealing import Seal
 
 _encoder = msgspec.json.Encoder()
+_TAKER = attrgetter("taker")
 
 
 @dataclass(slots=True)
@@ -105,13 +108,15 @@ class Births:
         self._hints = hints
         self._gathering: Gathering[_Birth] = Gathering("perdure-start", self._write)
         self._unbegun: list[_Birth] = []
+        # Each write has one that nobody else has: those of two processes begin 64 random bits apart.
+        self._tags = itertools.count(secrets.randbits(62))
         self._loop = asyncio.get_running_loop()
         self.close = self._gathering.close
 
     async def start(self, new: NewRun, taker: Taker | None) -> Started:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
         records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "", new.build or "")
-        birth = _Birth(new, records.started_event(new), taker)
+        birth = _Birth(new, records.started_event(new), taker, answer=self._loop.create_future())
         if not self._unbegun:
             self._loop.call_soon(self._begin)
         self._unbegun.append(birth)
@@ -124,9 +129,8 @@ class Births:
     def _begin(self) -> None:
         """Take the first turns of all runs that were asked for in this round of the event loop, and pack them."""
         births, self._unbegun = self._unbegun, []
-        births = [birth for birth in births if not birth.answer.done()]
-        for taker in {id(birth.taker): birth.taker for birth in births}.values():
-            own = [birth for birth in births if birth.taker is taker]
+        for taker, together in itertools.groupby(births, _TAKER):
+            own = [birth for birth in together if not birth.answer.done()]
             try:
                 if taker is not None:
                     beginnings = taker.begin([(birth.new, birth.started) for birth in own])
@@ -145,7 +149,7 @@ class Births:
         batch = [birth for birth in batch if birth.packed and not birth.settled]
         if not batch:
             return
-        tag = int.from_bytes(urandom(8)) >> 1
+        tag = next(self._tags)
         lost = refused = False
         while True:
             free = Hint(queues=frozenset(birth.new.queue for birth in batch if birth.lease is None))

@@ -43,6 +43,9 @@ goes to servers from `GIVES_UP` on only; one whose sender vanishes finds it out 
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 1.0
 
+_IDLE = TransactionStatus.IDLE
+_OFF = PipelineStatus.OFF
+
 _COLLISIONS = (errors.DeadlockDetected, errors.SerializationFailure)
 _SHORT = (errors.DiskFull, errors.OutOfMemory, errors.IoError)
 """The server lacks something just now, and may have it again in a moment."""
@@ -70,6 +73,12 @@ def _settings(address: Address, pooler: Pooler, *, hot: bool) -> tuple[str, int 
 
 def _arguments(query: Query, parameters: Parameters) -> list[Any]:
     return [parameters[name] for name in query.parameters]
+
+
+def _quiet(connection: psycopg.AsyncConnection[Row]) -> bool:
+    """Whether it is connected and can be trusted; a statement that was cancelled half-way leaves one that cannot."""
+    pgconn = connection.pgconn
+    return pgconn.transaction_status == _IDLE and pgconn.pipeline_status == _OFF
 
 
 def _translated(error: psycopg.Error, query: Query) -> Exception:
@@ -156,10 +165,13 @@ class Lane:
         query = QUERIES[name]
         deadline = monotonic() + patience
         pause = FIRST_PAUSE
-        async with self._turn:
+        await self._turn.acquire()  # as a context manager it would take two more calls each way
+        try:
             while True:
                 try:
-                    connection = await self._connected()
+                    connection = self._connection
+                    if connection is None or not _quiet(connection):
+                        connection = await self._connect()
                     return await self._run(connection, query, parameters)
                 except psycopg.Error as error:
                     if not await self._lost(error):
@@ -169,6 +181,8 @@ class Lane:
                 await asyncio.sleep(pause)
                 pause = min(LONGEST_PAUSE, pause * 2)
                 parameters = parameters if on_repeat is None else on_repeat()
+        finally:
+            self._turn.release()
 
     async def ride(self, name: str, parameters: Parameters) -> list[Row] | None:
         """Run the query together with the next statement of this lane, in its transaction, and return its rows.
@@ -243,14 +257,8 @@ class Lane:
         passenger.settle(found)
         return rows
 
-    async def _connected(self) -> psycopg.AsyncConnection[Row]:
-        connection = self._connection
-        if connection is not None:
-            # A statement that was cancelled half-way leaves a connection that cannot be trusted with the next one.
-            quiet = connection.pgconn.transaction_status == TransactionStatus.IDLE
-            if quiet and not connection.closed and connection.pgconn.pipeline_status == PipelineStatus.OFF:
-                return connection
-            await self.close()
+    async def _connect(self) -> psycopg.AsyncConnection[Row]:
+        await self.close()
         conninfo, threshold = _settings(self._address, self._pooler, hot=self._hot)
         try:
             connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True, prepare_threshold=threshold)
@@ -258,7 +266,7 @@ class Lane:
             if self._pooler.present or not refuses_options(error):
                 raise
             self._pooler.present = True
-            return await self._connected()
+            return await self._connect()
         arrays.register(connection)
         self._connection = connection
         self._exchange = Exchange(connection) if threshold is not None else None

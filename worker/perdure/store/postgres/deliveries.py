@@ -4,6 +4,7 @@ What lives here: the packing of messages and their answers. What must not: the i
 `store` owns one.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,6 +50,7 @@ class Deliveries:
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
         self._gathering: Gathering[_Message] = Gathering("perdure-deliver", self._write)
+        self._loop = asyncio.get_running_loop()
         self.close = self._gathering.close
 
     async def deliver(self, namespace: str, instance: str, event: Incoming, run_id: RunId | None) -> Delivered:
@@ -56,7 +58,8 @@ class Deliveries:
         records.check_texts(namespace, instance)
         cancel = isinstance(event, WorkflowExecutionCancelRequested)
         mark = msgspec.json.encode(event.id) if isinstance(event, _NAMED) and event.id else None
-        message = _Message(namespace, instance, run_id, cancel, codec.encode_message(event), mark)
+        body = codec.encode_message(event)
+        message = _Message(namespace, instance, run_id, cancel, body, mark, answer=self._loop.create_future())
         self._gathering.add(message)
         return await message.answer
 

@@ -23,6 +23,9 @@ from perdure.store.postgres.socket import Socket
 CANCEL = 5.0
 """Seconds for which a caller who gives up waits for the server to take notice."""
 
+_BINARY = Format.BINARY
+_WELL = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK, ExecStatus.PIPELINE_SYNC)
+
 Row = tuple[Any, ...]
 
 
@@ -42,18 +45,18 @@ class Exchange:
 
     async def run(self, query: Query, arguments: Sequence[bytes | None]) -> list[Row]:
         """Return the rows; raise psycopg's errors as a cursor does."""
-        name = query.name
-        known = name in self._prepared
+        known = query.name in self._prepared
         try:
-            result = await self._execute(query, arguments)
+            self._send(await self._prepare(query), arguments)
+            (result,) = await self._answers(1)
         except errors.FeatureNotSupported:
             # A migration changed what the statement returns. The server says so before it does anything.
             if not known:
                 raise
-            del self._prepared[name]
-            self._loaders.pop(name, None)
-            result = await self._execute(query, arguments)
-        return self._rows(name, result)
+            del self._prepared[query.name]
+            self._loaders.pop(query.name, None)
+            return await self.run(query, arguments)
+        return self._rows(query.name, result)
 
     async def run_together(self, asked: Sequence[tuple[Query, Sequence[bytes | None]]]) -> list[list[Row]]:
         """Run statements in one round trip and one transaction: an error of one is raised, and none is carried out."""
@@ -63,8 +66,6 @@ class Exchange:
             self._send(name, arguments)
         self._pgconn.pipeline_sync()
         results = await self._answers(len(asked), synced=True)
-        self._pgconn.exit_pipeline_mode()
-        _raise_error(results)
         return [self._rows(query.name, result) for (query, _), result in zip(asked, results, strict=True)]
 
     def _rows(self, name: str, result: PGresult) -> list[Row]:
@@ -78,13 +79,8 @@ class Exchange:
             loaders.set_pgresult(result, set_loaders=False)
         return loaders.load_rows(0, result.ntuples, tuple)
 
-    async def _execute(self, query: Query, arguments: Sequence[bytes | None]) -> PGresult:
-        self._send(await self._prepare(query), arguments)
-        return await self._answer()
-
     def _send(self, prepared: bytes, arguments: Sequence[bytes | None]) -> None:
-        formats = [Format.BINARY] * len(arguments)
-        self._pgconn.send_query_prepared(prepared, arguments, formats, Format.BINARY)
+        self._pgconn.send_query_prepared(prepared, arguments, [_BINARY] * len(arguments), _BINARY)
 
     async def _prepare(self, query: Query) -> bytes:
         prepared = self._prepared.get(query.name)
@@ -92,60 +88,42 @@ class Exchange:
             # A name of its own for each attempt: one that was cancelled half-way may have taken its name.
             prepared = f"{query.name} {next(self._attempts)}".encode()
             self._pgconn.send_prepare(prepared, query.statement)
-            await self._answer()
+            await self._answers(1)
             self._prepared[query.name] = prepared
         return prepared
 
-    async def _answer(self) -> PGresult:
-        results = await self._answers(1)
-        _raise_error(results)
-        return results[0]
-
     async def _answers(self, count: int, *, synced: bool = False) -> list[PGresult]:
-        """Return the answers to so many statements, good or bad; ``synced``: they were sent together."""
-        results: list[PGresult] = []
+        """Return the answers to so many statements; ``synced``: they were sent together. Raise the first error."""
+        parts: list[PGresult | None] = []
         try:
             while self._pgconn.flush():
-                await self._room()
-            for _ in range(count):
-                result = await self._part()
-                assert result is not None, "a statement has an answer"
-                results.append(result)
-                await self._part()
-            if synced:
-                await self._part()
+                self._socket.on_room(self._wake)
+                try:
+                    await self._more()
+                finally:
+                    self._socket.enough()
+            for _ in range(2 * count + synced):  # each answer has an end, and so have all together
+                if self._pgconn.is_busy():
+                    await self._more()
+                parts.append(self._pgconn.get_result())
         except psycopg.OperationalError:
-            _raise_error(results)  # the server has said why, and hung up
+            _raise_error(parts)  # the server has said why, and hung up
             raise
         except asyncio.CancelledError:
             self.close()
             with contextlib.suppress(psycopg.Error):
                 await self._connection.cancel_safe(timeout=CANCEL)
             raise
-        return results
+        if synced:
+            self._pgconn.exit_pipeline_mode()
+        return _raise_error(parts)[:count]
 
-    async def _part(self) -> PGresult | None:
-        """Return the next part of an answer; None when it is complete."""
-        if self._pgconn.is_busy():
-            await self._wait()
-        return self._pgconn.get_result()
-
-    async def _room(self) -> None:
-        """Wait until the socket takes more."""
-        self._socket.on_room(self._wake)
-        try:
-            await self._wait()
-        finally:
-            self._socket.enough()
-
-    async def _wait(self) -> None:
+    def _more(self) -> asyncio.Future[None]:
+        """Return what is done when the socket has or takes more."""
         if self._ended is not None:  # while nobody waited: nothing will ever arrive
             raise self._ended
         self._waiting = self._socket.loop.create_future()
-        try:
-            await self._waiting
-        finally:
-            self._waiting = None
+        return self._waiting
 
     def _wake(self) -> None:
         if self._waiting is not None and not self._waiting.done():
@@ -161,8 +139,10 @@ class Exchange:
             self._waiting.set_exception(error)
 
 
-def _raise_error(results: Sequence[PGresult]) -> None:
-    """Raise what the server has said first; after that it only says that it goes on with nothing."""
+def _raise_error(parts: Sequence[PGresult | None]) -> list[PGresult]:
+    """Return the answers, or raise what the server has said first; after that it only says that it goes on with nothing."""
+    results = [part for part in parts if part is not None]
     for result in results:
-        if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+        if result.status not in _WELL:
             raise errors.error_from_result(result, encoding="utf-8")
+    return results

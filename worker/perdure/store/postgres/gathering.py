@@ -8,7 +8,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import psycopg
@@ -22,15 +22,11 @@ BATCH_BYTES = 1_000_000
 R = TypeVar("R")
 
 
-def _future() -> asyncio.Future[R]:
-    return asyncio.get_running_loop().create_future()
-
-
 @dataclass(slots=True, kw_only=True)
 class Ask(ABC, Generic[R]):
     """Something to write, and somebody who waits for the answer."""
 
-    answer: asyncio.Future[R] = field(default_factory=_future)
+    answer: asyncio.Future[R]
 
     @property
     @abstractmethod
@@ -78,6 +74,7 @@ class Gathering(Generic[A]):
         self._name = name
         self._write = write
         self._waiting: deque[A] = deque()
+        self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
 
     def add(self, ask: A) -> None:
@@ -85,7 +82,7 @@ class Gathering(Generic[A]):
         self._waiting.append(ask)
         if self._task is None:
             # A task begins with the next round of the event loop: whoever asks in this one comes along.
-            self._task = asyncio.create_task(self._write_all(), name=self._name)
+            self._task = self._loop.create_task(self._write_all(), name=self._name)
 
     async def close(self) -> None:
         """Let go of what is in flight."""

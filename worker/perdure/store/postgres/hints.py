@@ -34,6 +34,9 @@ SHARE = 0.2
 databases of the server share, and takes longer when others want it too."""
 
 
+_NO_RIDE: AbstractContextManager[None] = contextlib.nullcontext()
+
+
 class Hints:
     """Sends hints soon and receives those of others; listeners of this process are told at once."""
 
@@ -64,7 +67,7 @@ class Hints:
 
         None when there is nothing to send, or so much that the hint has to wait: then it is for `send`.
         """
-        return contextlib.nullcontext() if hint == NOTHING else self._riding_along(hint)
+        return _NO_RIDE if hint == NOTHING else self._riding_along(hint)
 
     @contextlib.contextmanager
     def _riding_along(self, hint: Hint) -> Iterator[Notice | None]:
