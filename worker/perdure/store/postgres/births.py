@@ -8,7 +8,6 @@ import itertools
 import secrets
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 import msgspec
 from psycopg import errors
@@ -28,7 +27,6 @@ from perdure.store.postgres.notices import Notice, announcing, sent
 from perdure.store.postgres.sealing import Seal
 
 _encoder = msgspec.json.Encoder()
-_TAKER = attrgetter("taker")
 
 
 @dataclass(slots=True)
@@ -108,7 +106,7 @@ class Births:
         self._hints = hints
         self._gathering: Gathering[_Birth] = Gathering("perdure-start", self._write)
         self._unbegun: list[_Birth] = []
-        # Each write has one that nobody else has: those of two processes begin 64 random bits apart.
+        # Each write has one that no other has: those of two processes begin at random, far from each other.
         self._tags = itertools.count(secrets.randbits(62))
         self._loop = asyncio.get_running_loop()
         self.close = self._gathering.close
@@ -129,8 +127,9 @@ class Births:
     def _begin(self) -> None:
         """Take the first turns of all runs that were asked for in this round of the event loop, and pack them."""
         births, self._unbegun = self._unbegun, []
-        for taker, together in itertools.groupby(births, _TAKER):
-            own = [birth for birth in together if not birth.answer.done()]
+        births = [birth for birth in births if not birth.answer.done()]
+        for taker in {id(birth.taker): birth.taker for birth in births}.values():
+            own = [birth for birth in births if birth.taker is taker]
             try:
                 if taker is not None:
                     beginnings = taker.begin([(birth.new, birth.started) for birth in own])

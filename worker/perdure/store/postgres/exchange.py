@@ -140,7 +140,7 @@ class Exchange:
 
 
 def _raise_error(parts: Sequence[PGresult | None]) -> list[PGresult]:
-    """Return the answers, or raise what the server has said first; after that it only says that it goes on with nothing."""
+    """Return the answers, or raise what the server has said first; after that it only says that it goes on without."""
     results = [part for part in parts if part is not None]
     for result in results:
         if result.status not in _WELL:

@@ -33,7 +33,6 @@ SHARE = 0.2
 """Least seconds between two NOTIFYs, and the most of its time that a process sends them: each takes a lock that all
 databases of the server share, and takes longer when others want it too."""
 
-
 _NO_RIDE: AbstractContextManager[None] = contextlib.nullcontext()
 
 
