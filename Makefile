@@ -21,6 +21,9 @@ WITH_GO := PATH="$(CURDIR)/$(GO_HOME)/go/bin:$$PATH"
 COMPILE := $(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --no-header $(LOCK_FLAGS)
 
+# The tests start hundreds of processes; where this is set, each of them would compile all that it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup lock demo test unit bench chaos fmt lint type cluster-binary helm chart chart-golden images \
 	cluster-up e2e cluster-down kind-up kind-down clean venv go
