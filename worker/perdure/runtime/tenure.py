@@ -32,6 +32,7 @@ from perdure.model.runs import (
 from perdure.store.base import Start
 from perdure.telemetry.tally import Now
 
+from .alarm import Alarm
 from .attempts import Attempts
 from .beginning import Beginning, Begun
 from .charge import Charge
@@ -81,6 +82,7 @@ class Tenure:
         self._executions: dict[RunId, Execution] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._claims: ClaimLoop
+        self._alarm: Alarm
         self._ailing = {ClaimLoop.run.__qualname__}  # until it has claimed once
         self._unknown: set[RunId] = set()
         self._started_some = False
@@ -127,6 +129,7 @@ class Tenure:
         self.attempts.on_free = self._tasks.has_room
         self.attempts.may_begin = self._keeper.holds
         self._claims = ClaimLoop(self, self._pause)
+        self._alarm = Alarm(self._claims.look)
         loops = (self._recover_loop, self._claims.run, self._inbox_loop, self._tasks.run, self._heartbeats.keep_sending)
         for loop in loops:
             self._loops.append(asyncio.create_task(self._watched(loop), name=f"perdure {loop.__qualname__}"))
@@ -154,6 +157,7 @@ class Tenure:
         await end(self._loops)
         for execution in list(self._executions.values()):
             execution.abandon()
+        self._alarm.stop()
         await self.attempts.stop()
         await self.flusher.stop()
         await self._keeper.stop()
@@ -248,8 +252,7 @@ class Tenure:
             self.charge.audience.far(execution.info.run_id)
         if isinstance(ending, Park) and ending.wake_at is not None:
             # A parked run belongs to nobody. Whoever parked it looks again at the right moment; the poll is the floor.
-            delay = (ending.wake_at - self.clock.now()) / MICROSECONDS
-            asyncio.get_running_loop().call_later(max(0.0, delay), self._claims.look)
+            self._alarm.set((ending.wake_at - self.clock.now()) / MICROSECONDS)
         self.came_to_rest()
 
     def _count(self, workflow: str, ending: Ending | None) -> None:
