@@ -123,11 +123,24 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
-    """A worker's right to own runs: the row and its random epoch. ``namespace`` is the tenant it serves."""
+    """A worker's right to own runs: the row and its random epoch. ``namespace`` is the tenant it serves.
+
+    ``server`` tells apart the servers, and the starts of one, that have had the store: another one may lack what was
+    confirmed last.
+    """
 
     worker: WorkerId
     epoch: int
     namespace: str
+    server: int = 0
+
+
+class Known(msgspec.Struct, frozen=True, gc=False):
+    """What an owner was told is recorded of a run: the ``seq`` of the last turn, the number of the last message."""
+
+    run_id: RunId
+    turn: int
+    mail: int
 
 
 class Expired(msgspec.Struct, frozen=True, gc=False):
@@ -138,10 +151,14 @@ class Expired(msgspec.Struct, frozen=True, gc=False):
 
 
 class Renewal(msgspec.Struct, frozen=True, gc=False):
-    """The answer to a heartbeat: the database's clock, and whether other workers' leases were found expired."""
+    """The answer to a heartbeat: the database's clock, and whether other workers' leases were found expired.
+
+    ``server`` is that of `Lease`, as it is now.
+    """
 
     now: Microseconds
     reaped: bool
+    server: int = 0
 
 
 class InboxItem(msgspec.Struct, frozen=True, gc=False):

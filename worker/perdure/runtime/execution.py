@@ -1,12 +1,10 @@
 """One owned run, from the claim to its end here: turns, activities, timers, parking.
 
-What lives here: what happens around a turn. What must not: the turn itself
-(`engine`), where an activity runs (`placement`), making attempts (`attempts`),
-writing (`flush`). `worker` creates one for each claimed run and feeds it messages.
+What lives here: what happens around a turn. What must not: the turn itself (`engine`), where an activity runs
+(`placement`), making attempts (`attempts`), writing (`flush`). `tenure` creates one for each claimed run.
 
-A run has at most one commit in flight. Everything that happens meanwhile waits
-in ``_incoming`` and goes into the next turn together. Nothing that a turn asked
-for starts before its commit is durable.
+A run has at most one commit in flight. Everything that happens meanwhile waits in ``_incoming`` and goes into the next
+turn together. Nothing that a turn asked for starts before its commit is durable.
 """
 
 import asyncio
@@ -27,7 +25,6 @@ from perdure.model.events import (
     Event,
     Incoming,
     TimerFired,
-    TimerStarted,
     Turn,
     TurnHeader,
     WorkflowExecutionCancelled,
@@ -37,9 +34,10 @@ from perdure.model.events import (
 )
 from perdure.model.failure import record
 from perdure.model.policies import MICROSECONDS
-from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hold, InboxItem, Park, Release, RunState
+from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hold, InboxItem, Known, Park, Release, RunState
 from perdure.telemetry.logs import about
 
+from .agenda import DEADLINE, Agenda, add_timers, until_next
 from .attempts import Job, Retry, Verdict
 from .beginning import Begun
 from .flush import Answer
@@ -51,16 +49,12 @@ logger = logging.getLogger("perdure.worker")
 
 LINGER = 1.0
 """Seconds that a run without anything to do stays in memory before it is parked."""
-DEADLINE = 0
-"""The agenda's number for the run's own timeout; commands count from 1."""
 
 _STATES = {
     WorkflowExecutionCompleted: RunState.COMPLETED,
     WorkflowExecutionFailed: RunState.FAILED,
     WorkflowExecutionCancelled: RunState.CANCELLED,
 }
-
-
 _FOLLOWED_UP = frozenset((ActivityAttemptFailed, ActivityCancelRequested))
 
 
@@ -79,10 +73,11 @@ class Execution:
         self._loop = home.turns.loop
         self._incoming: deque[Incoming] = deque()
         self._seen = self._consumed = claimed.mail - len(claimed.inbox)
+        self._recorded_turn = len(claimed.history) - 1
         self._local: set[int] = set()
         self._remote: set[int] = set(claimed.tasks)
         self._details = dict(claimed.details)
-        self._agenda: list[tuple[int, int]] = []
+        self._agenda: Agenda = []
         if claimed.deadline is not None:
             self._agenda.append((claimed.deadline, DEADLINE))
         self._in_flight = False
@@ -98,10 +93,16 @@ class Execution:
     def _go_on(self, begun: Begun) -> None:
         """Do what the first turn asked for, now that it is recorded."""
         self._run = begun.run
+        self._recorded_turn = begun.run.turns - 1
         self._run.info = self.info
         self._history = ()
-        self._add_timers(begun.decision)
+        add_timers(self._agenda, begun.decision.commands)
         self._after(begun.run, begun.placed.here)
+
+    @property
+    def known(self) -> Known:
+        """What the store has of the run, if it has forgotten nothing."""
+        return Known(self.info.run_id, self._recorded_turn, self._seen)
 
     # --- what comes in ------------------------------------------------------------
 
@@ -197,7 +198,7 @@ class Execution:
             placed = place(self.home, run, decision, self._remote, everything=everything)
             if placed.tasks:
                 self._remote.update(task.seq for task in placed.tasks)
-        self._add_timers(decision)
+        add_timers(self._agenda, decision.commands)
         commit = Commit(
             run_id=self.info.run_id,
             turn=decision.turn,
@@ -212,11 +213,6 @@ class Execution:
         else:
             self._under_way = (run, commit, placed.here)
             self._submit(commit, self._recorded)
-
-    def _add_timers(self, decision: Decision) -> None:
-        for command in decision.commands:
-            if type(command) is TimerStarted:
-                heapq.heappush(self._agenda, (command.fire_at, command.seq))
 
     def _submit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
         self._in_flight = True
@@ -245,6 +241,7 @@ class Execution:
             self._leave(commit.ending)
             return
         if commit.turn is not None:
+            self._recorded_turn = commit.turn.seq
             for event in commit.turn.events:
                 if type(event) in _FOLLOWED_UP:
                     self._follow_up(event)
@@ -333,14 +330,7 @@ class Execution:
             self.home.came_to_rest()
 
     def _until_next(self) -> float | None:
-        """Return the seconds until the next timer, retry or deadline; None when there is none."""
-        run = self._run
-        while run is not None and self._agenda:
-            at, seq = self._agenda[0]
-            if seq == DEADLINE or seq in run.timers or seq in run.activities:
-                return (at - self.home.clock.now()) / MICROSECONDS
-            heapq.heappop(self._agenda)
-        return None
+        return until_next(self._agenda, self._run, self.home.clock.now()) if self._agenda and self._run else None
 
     def _park(self) -> None:
         if self.over or self._in_flight or self._incoming or self._local or self._run is None:

@@ -12,12 +12,12 @@ database has work meanwhile.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from perdure.ending import end
 from perdure.errors import LeaseLostError, PayloadError, StoreError
 from perdure.model.runs import Commit, Committed, Lease
-from perdure.store.base import CommitRefusedError, Store
+from perdure.store.base import CommitRefusedError, ServerChangedError, Store
 from perdure.telemetry.tally import Tally
 
 from .turns import SLICE, TurnQueue
@@ -48,6 +48,8 @@ class Flusher:
         self._lease = lease
         self._turns = turns
         turns.on_pause = self._go_on
+        self.confirm: Callable[[Lease], Awaitable[Lease]]
+        """Make sure that another server knows what this worker does; raises `LeaseLostError` when it does not."""
         self._on_lost = on_lost
         self._waiting: deque[tuple[Commit, Answered]] = deque()
         self._in_flight = 0
@@ -167,12 +169,17 @@ class Flusher:
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[Answer]:
         began = self._loop.time()
         answers: Sequence[Answer]
+        doubtful = False
         while True:
             try:
+                if doubtful:
+                    self._lease = await self.confirm(self._lease)
                 answers = await self._store.flush(self._lease, commits)
                 break
             except LeaseLostError:
                 raise
+            except ServerChangedError:
+                doubtful = True
             except StoreError as error:
                 # Repeating is safe, and the lease decides how long it makes sense: when it is lost, stop() ends this.
                 logger.warning("%d commits could not be written, trying again: %s", len(commits), error)

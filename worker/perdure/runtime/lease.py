@@ -35,6 +35,7 @@ class LeaseKeeper:
     ) -> None:
         self._store = store
         self._lease = lease
+        self._server = lease.server
         self._length = limits.lease
         self._clock = clock
         self._on_event = on_event
@@ -73,6 +74,9 @@ class LeaseKeeper:
         renewal = self._store.renew(self._lease)
         self._until = asked_at / 1e9 + self._length
         self._clock.set(renewal.now, asked_at, monotonic_ns())
+        if renewal.server != self._server:
+            self._server = renewal.server
+            self._tell("moved")
         return renewal.reaped
 
     def _renew_until_stopped(self) -> None:

@@ -48,11 +48,19 @@ class TaskLoop:
         self._mine: set[tuple[int, int]] = set()
         self._looked_at = 0.0
         self._left_some = False
+        self._doubtful = False
         self.on_rest: Callable[[], None] = lambda: None
+        self.on_forgotten: Callable[[], None] = lambda: None
+        """Called when the store says that a task is ours that we have answered."""
 
     def wake(self) -> None:
         """Look for tasks now: somebody hinted."""
         self._news.set()
+
+    def doubt(self) -> None:
+        """Find out soon whether the store has forgotten an answer: another server has it now."""
+        self._doubtful = True
+        self.wake()
 
     def has_room(self) -> None:
         """Look for tasks now if some were left for want of a slot."""
@@ -82,7 +90,8 @@ class TaskLoop:
 
     async def _stop_dropped(self) -> None:
         """Stop attempts whose workflow cancelled them, or whose run has closed: their tasks are gone."""
-        if not self._mine or time.monotonic() - self._looked_at < DROPPED_POLL / 2:
+        soon = not self._mine or time.monotonic() - self._looked_at < DROPPED_POLL / 2
+        if soon and not self._doubtful:
             return
         self._looked_at = time.monotonic()
         asked = set(self._mine)
@@ -90,6 +99,10 @@ class TaskLoop:
             there = set(await self._store.owned_tasks(self._lease))
         except StoreUnavailableError:
             return
+        # What this loop takes and answers it takes and answers between two looks.
+        if self._doubtful and there - asked - {(result.run_id, result.seq) for result in self._answers}:
+            self.on_forgotten()
+        self._doubtful = False
         for run_id, seq in (asked - there) & self._mine:
             self._mine.discard((run_id, seq))
             self._attempts.cancel(run_id, seq)

@@ -55,6 +55,10 @@ INBOX_POLL = 0.5
 (see `claiming`) and tasks only and stays below one statement a second, heartbeats
 included; where no hint can come, as behind PgBouncer, it looks more often."""
 RECOVER_POLL = 30.0
+STRAY_POLL = 3.0
+"""Seconds until the second look at a run that the store says is ours and that is not known here."""
+LOOKS = 3
+"""How many looks for such runs follow after anything that may have left one."""
 
 _OUTCOMES = {state: state.name.lower() for state in RunState}
 
@@ -85,7 +89,8 @@ class Tenure:
         self._alarm: Alarm
         self._ailing = {ClaimLoop.run.__qualname__}  # until it has claimed once
         self._unknown: set[RunId] = set()
-        self._started_some = False
+        self._doubts = 0
+        self._forgotten = False
         self._mail = asyncio.Event()
         self._orphans = asyncio.Event()
         self._came_to_rest = asyncio.Event()
@@ -115,21 +120,23 @@ class Tenure:
         charge = self.charge
         self.lease = await charge.store.register(charge.info)
         self._keeper = LeaseKeeper(charge.store, self.lease, charge.limits, self.clock, self._on_lease_event)
+        self.turns = TurnQueue()
+        self.flusher = Flusher(charge.store, self.lease, self.turns, charge.tally, self.lost.set)
+        self.flusher.confirm = self._confirm
+        self._heartbeats = Heartbeats(charge.store, self.lease)
+        self.attempts.on_heartbeat = self._heartbeats.note
+        self._tasks = TaskLoop(charge.store, self.lease, self.attempts, self._heartbeats, self._pause_of_tasks)
+        self._tasks.on_rest = self._came_to_rest.set
+        self._tasks.on_forgotten = self._start_afresh
+        self.attempts.on_free = self._tasks.has_room
+        self.attempts.may_begin = self._keeper.holds
+        self._claims = ClaimLoop(self, self._pause)
+        self._alarm = Alarm(self._claims.look)
         try:
             await self._keeper.start()
         except BaseException:
             await self._keeper.stop()
             raise
-        self.turns = TurnQueue()
-        self.flusher = Flusher(charge.store, self.lease, self.turns, charge.tally, self.lost.set)
-        self._heartbeats = Heartbeats(charge.store, self.lease)
-        self.attempts.on_heartbeat = self._heartbeats.note
-        self._tasks = TaskLoop(charge.store, self.lease, self.attempts, self._heartbeats, self._pause_of_tasks)
-        self._tasks.on_rest = self._came_to_rest.set
-        self.attempts.on_free = self._tasks.has_room
-        self.attempts.may_begin = self._keeper.holds
-        self._claims = ClaimLoop(self, self._pause)
-        self._alarm = Alarm(self._claims.look)
         loops = (self._recover_loop, self._claims.run, self._inbox_loop, self._tasks.run, self._heartbeats.keep_sending)
         for loop in loops:
             self._loops.append(asyncio.create_task(self._watched(loop), name=f"perdure {loop.__qualname__}"))
@@ -161,7 +168,7 @@ class Tenure:
         await self.attempts.stop()
         await self.flusher.stop()
         await self._keeper.stop()
-        if not self.lost.is_set():
+        if self._forgotten or not self.lost.is_set():
             try:
                 await self._heartbeats.send()
                 await self.charge.store.resign(self.lease)
@@ -211,8 +218,8 @@ class Tenure:
             return [Beginning(self, workflows[new.workflow], new, started, self.adopt) for new, started in starts]
 
     def unsure(self) -> None:
-        """Take note that it may own a run without knowing."""
-        self._started_some = True
+        """Take note that it may own a run without knowing, now or when the store has forgotten the last moments."""
+        self._doubts = LOOKS
 
     def adopt(self, run: ClaimedRun, begun: Begun | None = None) -> None:
         """Go on with a run that is owned here from now on, after its first turn if that has begun."""
@@ -228,16 +235,19 @@ class Tenure:
     async def _release_strays(self) -> None:
         """Give back runs that the store says are ours and that we know nothing of, two looks in a row.
 
-        The acknowledgement of a start may be lost for good, when the connection does not come back in time.
+        The acknowledgement of a start may be lost for good, when the connection does not come back in time. The end of
+        a run may be, when another server takes over that had not received it yet.
         """
-        if not self._started_some and not self._unknown:
+        if not self._doubts:
             return
-        self._started_some = False
+        self._doubts -= 1
         unknown = set(await self.charge.store.owned(self.lease)) - set(self._executions)
         for run_id in unknown & self._unknown:
             logger.warning("run %d is owned here but not known; giving it back", run_id, extra={"run_id": run_id})
             self.flusher.submit(Commit(run_id=run_id, ending=Release()), lambda _: None)
         self._unknown = unknown
+        if unknown:
+            self.unsure()
 
     # --- what executions, hints and the lease say ---------------------------------------
 
@@ -245,6 +255,7 @@ class Tenure:
         """Take note that a run is not owned here any more."""
         self._executions.pop(execution.info.run_id, None)
         self.resting.discard(execution.info.run_id)
+        self._doubts = LOOKS
         self._count(execution.info.workflow, ending)
         if isinstance(ending, Close):
             self.charge.audience.closed(execution.info.run_id, ending.outcome)
@@ -288,8 +299,36 @@ class Tenure:
         if event == "lost":
             self.lost.set()
             self._came_to_rest.set()
-        else:
-            self._orphans.set()
+            return
+        if event == "moved":
+            self._doubt()
+        self._orphans.set()
+
+    # --- another server -----------------------------------------------------------------
+
+    def _doubt(self) -> None:
+        """Look whether another server lacks an end of ours, of a run or of a task."""
+        self.unsure()
+        self._tasks.doubt()
+
+    async def _confirm(self, lease: Lease) -> Lease:
+        """Return the lease with the server that answers now; give it up when that lacks something of our runs.
+
+        What comes after what is missing must not be recorded.
+        """
+        known = [execution.known for execution in self._executions.values()]
+        confirmed = await self.charge.store.remembers(lease, known)
+        if confirmed is None:
+            self._start_afresh()
+            message = f"the server that answers now lacks something that worker {lease.worker} was told is recorded"
+            raise LeaseLostError(message)
+        self._on_lease_event("moved")
+        return confirmed
+
+    def _start_afresh(self) -> None:
+        logger.error("the database lacks what it had confirmed, as after a failover; the worker starts afresh")
+        self._forgotten = True
+        self._on_lease_event("lost")
 
     # --- loops --------------------------------------------------------------------------
 
@@ -357,4 +396,4 @@ class Tenure:
             await self._release_strays()
             self._tasks.wake()
             self._went_well(self._recover_loop)
-            await hinted(self._orphans, RECOVER_POLL)
+            await hinted(self._orphans, STRAY_POLL if self._unknown else RECOVER_POLL)

@@ -34,6 +34,7 @@ from perdure.model.runs import (
     Heartbeat,
     HistoryEvent,
     InboxItem,
+    Known,
     Lease,
     NewRun,
     Renewal,
@@ -92,6 +93,13 @@ class CommitRefusedError(PayloadError):
         super().__init__(str(next(iter(refused.values()))))
         self.refused = refused
         self.answers = list(answers)
+
+
+class ServerChangedError(Exception):
+    """Another server answers than the one that gave the lease, or the same after a restart. Nothing was carried out.
+
+    It may lack what was confirmed last: ask `Store.remembers`, and go on with the lease that it returns.
+    """
 
 
 def turn_too_large(run_id: RunId, size: int) -> PayloadError:
@@ -231,7 +239,13 @@ class Store(Protocol):
 
         Raises `LeaseLostError` when the lease is gone, and `CommitRefusedError` (a `PayloadError`) when the store
         refuses the content of a commit; a refused batch is split first, so that a bad commit fails alone and the
-        others are carried out.
+        others are carried out. Raises `ServerChangedError` when the server is not the one of the lease.
+        """
+
+    async def remembers(self, lease: Lease, known: Sequence[Known]) -> Lease | None:
+        """Return the lease as the server that answers now has it; None when that lacks something that is known.
+
+        A server that takes over from another one may not have received all that the other one confirmed.
         """
 
     async def inbox(self, lease: Lease) -> list[InboxItem]:

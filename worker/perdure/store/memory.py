@@ -26,6 +26,7 @@ from perdure.model.runs import (
     Committed,
     Hold,
     InboxItem,
+    Known,
     Lease,
     NewRun,
     Park,
@@ -233,6 +234,14 @@ class MemoryStore(MemoryWorkers):
             if refused:
                 raise CommitRefusedError(refused, answers)
             return [answer for answer in answers if answer is not None]
+
+    async def remembers(self, lease: Lease, known: Sequence[Known]) -> Lease | None:
+        """Return the lease, unless a run, a turn or a message is not there that the owner knows of."""
+        with self.lock:
+            self._fence(lease)
+            rows = [(self.runs.get(one.run_id), one) for one in known]
+            there = (row is not None and one.turn in row.history and one.mail <= row.mail for row, one in rows)
+            return lease if all(there) else None
 
     async def inbox(self, lease: Lease) -> list[InboxItem]:
         """Return messages that came to this worker."""

@@ -18,9 +18,9 @@ from perdure.model import codec
 from perdure.model.hints import NOTHING, Hint
 from perdure.model.runs import Close, Commit, Committed, Ending, Hold, Lease, Park, RunId, RunState
 from perdure.store import records
-from perdure.store.base import MOST_OF_A_TURN, CommitRefusedError, turn_too_large
+from perdure.store.base import MOST_OF_A_TURN, CommitRefusedError, ServerChangedError, turn_too_large
 from perdure.store.postgres.arrays import Bytea, byteas, column, int4, int4s, int8, int8s, texts
-from perdure.store.postgres.connection import Lane
+from perdure.store.postgres.connection import Lane, Parameters, Row
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.leasing import fence, lost
 from perdure.store.postgres.notices import sent
@@ -89,12 +89,10 @@ class Flush:
         try:
             with self.hints.riding(closed) as notice:
                 name, turns = _turns(items)
-                found = await self.lane.fetch(name, {**fence(self.lease), **turns, **sent(notice)})
+                found = await self._fetch(name, {**turns, **sent(notice)})
         except errors.UniqueViolation:
             return False
-        if not found:
-            raise lost(self.lease)
-        recorded, changed = found[0][:2]
+        recorded, changed = found[:2]
         if recorded < len(items):
             return False
         for item in items:
@@ -103,10 +101,8 @@ class Flush:
         return True
 
     async def _write(self, items: Sequence[_Item]) -> None:
-        found = await self.lane.fetch("flush", {**fence(self.lease), **_arrays(items), **_task_arrays(items)})
-        if not found:
-            raise lost(self.lease)
-        left_out, ended, released, changed = found[0][:4]
+        found = await self._fetch("flush", {**_arrays(items), **_task_arrays(items)})
+        left_out, ended, released, changed = found[:4]
         places = set(ended or ())
         for place, item in enumerate(items, start=1):
             self.answers[item.place] = Committed(recorded=True, ended=place in places)
@@ -117,6 +113,14 @@ class Flush:
             tasks=frozenset(task.queue for item in items for task in item.commit.tasks),
             changed=changed,
         )
+
+    async def _fetch(self, name: str, parameters: Parameters) -> Row:
+        rows = await self.lane.fetch(name, {**fence(self.lease), "server": int8(self.lease.server), **parameters})
+        if not rows:
+            raise lost(self.lease)
+        if rows[0][-1] != self.lease.server:
+            raise ServerChangedError
+        return rows[0]
 
     async def _explain(self, items: Sequence[_Item], places: Sequence[int]) -> None:
         """Find out whether commits were left out because an earlier try wrote them, or because others own the runs."""

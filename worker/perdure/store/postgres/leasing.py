@@ -51,7 +51,8 @@ async def register(lane: Lane, info: WorkerInfo) -> Lease:
             "lease": int8(round(info.lease * 1_000_000)),
         },
     )
-    return Lease(WorkerId(rows[0][0]), epoch, info.namespace)
+    worker, server = rows[0]
+    return Lease(WorkerId(worker), epoch, info.namespace, server)
 
 
 def renew(line: LeaseLine, lease: Lease) -> Renewal:
@@ -59,10 +60,10 @@ def renew(line: LeaseLine, lease: Lease) -> Renewal:
     rows = line.fetch("renew", fence(lease))
     if not rows:
         raise lost(lease)
-    now, reaped = rows[0]
+    now, reaped, server = rows[0]
     # A try that was not answered may have removed them.
     unanswered, line.unanswered = line.unanswered, False
-    return Renewal(now, reaped or unanswered)
+    return Renewal(now, reaped or unanswered, server)
 
 
 async def resign(lane: Lane, lease: Lease) -> Hint:

@@ -8,11 +8,13 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Sequence
 
+import msgspec
+
 from perdure.errors import PayloadError
 from perdure.model import codec
 from perdure.model.events import Turn
 from perdure.model.hints import NOTHING, Hint
-from perdure.model.runs import ClaimAnswer, ClaimedRun, ClaimedTask, InboxItem, Lease, RunId, WorkerId
+from perdure.model.runs import ClaimAnswer, ClaimedRun, ClaimedTask, InboxItem, Known, Lease, RunId, WorkerId
 from perdure.store import records
 from perdure.store.postgres import rows
 from perdure.store.postgres.arrays import Bytea, boolean, int4, int4s, int8, int8s, text
@@ -93,6 +95,20 @@ async def owned(lane: Lane, lease: Lease) -> list[RunId]:
     if not rows:
         raise lost(lease)
     return [RunId(run_id) for (run_id,) in rows if run_id is not None]
+
+
+async def remembers(lane: Lane, lease: Lease, known: Sequence[Known]) -> Lease | None:
+    """Return the lease with the server that answers now, if that has what is known."""
+    parameters = {
+        "runs": int8s([one.run_id for one in known]),
+        "seqs": int4s([one.turn for one in known]),
+        "mails": int4s([one.mail for one in known]),
+    }
+    rows = await lane.fetch("remembers", {**fence(lease), **parameters})
+    if not rows:
+        raise lost(lease)
+    server, all_there = rows[0]
+    return msgspec.structs.replace(lease, server=server) if all_there else None
 
 
 async def absolve(lane: Lane, lease: Lease, runs: Sequence[RunId]) -> None:

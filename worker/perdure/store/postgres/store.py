@@ -24,6 +24,7 @@ from perdure.model.runs import (
     Heartbeat,
     Hold,
     InboxItem,
+    Known,
     Lease,
     NewRun,
     Renewal,
@@ -192,6 +193,10 @@ class PostgresStore(PostgresReads):
         flushed = await flushing.flush(self._turns, self._hints, lease, commits)
         self.hint(flushed.hint)
         return flushed.results()
+
+    async def remembers(self, lease: Lease, known: Sequence[Known]) -> Lease | None:
+        """Return the lease with the server that answers now; None when that lacks something that is known."""
+        return await owning.remembers(self._turns, lease, known)
 
     async def inbox(self, lease: Lease) -> list[InboxItem]:
         """Return messages that came to this worker. Runs with mail that only a newer release can read are held."""

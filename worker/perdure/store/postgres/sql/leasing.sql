@@ -7,7 +7,7 @@ VALUES (
     :lease::bigint * interval '1 microsecond',
     clock_timestamp() + :lease::bigint * interval '1 microsecond'
 )
-RETURNING id;
+RETURNING id, (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint;
 
 -- name: renew
 -- One heartbeat, and the end of workers that missed theirs. A flush in flight holds KEY SHARE on its worker's row; the
@@ -29,7 +29,9 @@ WITH me AS (
     WHERE i.owner = ANY (ARRAY(SELECT id FROM gone))
       AND (SELECT r.state FROM perdure.run r WHERE r.id = i.run_id) >= 10
 )
-SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, EXISTS (SELECT FROM gone) FROM me;
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, EXISTS (SELECT FROM gone),
+       (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint
+FROM me;
 
 -- name: named
 SELECT id FROM perdure.worker WHERE namespace = :namespace::text AND name = :name::text;

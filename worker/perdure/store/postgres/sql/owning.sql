@@ -146,7 +146,7 @@ SELECT EXISTS (SELECT FROM claimed), EXISTS (SELECT FROM told), EXISTS (SELECT F
 -- long statement. One that is there already makes it fail as a whole; then, and when a run is not ours any more, the
 -- caller asks again with the long one.
 WITH fence AS MATERIALIZED (
-    SELECT id FROM perdure.worker
+    SELECT id, (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint AS server FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
     FOR KEY SHARE
 ), mine AS MATERIALIZED (
@@ -155,7 +155,7 @@ WITH fence AS MATERIALIZED (
         :runs::bigint[], :seqs::integer[], :turns::bytea[], :endings::integer[], :outcomes::bytea[]
     ) AS a (run_id, seq, events, ending, outcome)
     JOIN perdure.run r ON r.id = ANY (ARRAY[a.run_id])
-    WHERE r.owner = fence.id
+    WHERE r.owner = fence.id AND fence.server = :server::bigint
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events) SELECT run_id, seq, events FROM mine
 ), closed AS (
@@ -174,28 +174,29 @@ WITH fence AS MATERIALIZED (
 )
 SELECT (SELECT count(*) FROM mine), EXISTS (SELECT FROM changed),
        CASE WHEN :hint::text IS NOT NULL THEN pg_notify(:channel::text, :hint)::text END,
-       (SELECT perdure.silence(array_agg(id)) FROM closed WHERE beats)
+       (SELECT perdure.silence(array_agg(id)) FROM closed WHERE beats), fence.server
 FROM fence;
 
 -- name: turn_one
 -- What "flush_turns" does, for one turn that is written alone and is not the last: no array to unfold, and only the
 -- tables that it needs. After a pause, when nothing of it is in a cache, it takes two thirds of the time.
 WITH fence AS MATERIALIZED (
-    SELECT id FROM perdure.worker
+    SELECT id, (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint AS server FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
     FOR KEY SHARE
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events)
     SELECT r.id, :seq::integer, :turn::bytea
     FROM fence JOIN perdure.run r ON r.id = :run::bigint AND r.owner = fence.id
+    WHERE fence.server = :server::bigint
     RETURNING run_id
 )
-SELECT (SELECT count(*) FROM recorded), false FROM fence;
+SELECT (SELECT count(*) FROM recorded), false, fence.server FROM fence;
 
 -- name: close_one
 -- The same for the last turn of a run.
 WITH fence AS MATERIALIZED (
-    SELECT id FROM perdure.worker
+    SELECT id, (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint AS server FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
     FOR KEY SHARE
 ), closed AS (
@@ -203,7 +204,7 @@ WITH fence AS MATERIALIZED (
     SET state = :ending::integer, closed_at = now(), owner = NULL, wake_at = NULL,
         waiting_for = NULL, hold_reason = NULL, hold_message = NULL, outcome = :outcome::bytea
     FROM fence
-    WHERE r.id = :run::bigint AND r.owner = fence.id
+    WHERE r.id = :run::bigint AND r.owner = fence.id AND fence.server = :server::bigint
     RETURNING r.id, r.key IS NOT NULL AS changed, r.beats, r.mail
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events) SELECT id, :seq::integer, :turn::bytea FROM closed
@@ -216,7 +217,8 @@ WITH fence AS MATERIALIZED (
 )
 SELECT (SELECT count(*) FROM closed), EXISTS (SELECT FROM changed),
        CASE WHEN :hint::text IS NOT NULL THEN pg_notify(:channel::text, :hint)::text END,
-       (SELECT CASE WHEN beats THEN perdure.silence(ARRAY[id]) END FROM closed)
+       (SELECT CASE WHEN beats THEN perdure.silence(ARRAY[id]) END FROM closed),
+       fence.server
 FROM fence;
 
 -- name: flush
@@ -226,9 +228,11 @@ FROM fence;
 -- there already takes nothing else of its commit with it. ON CONFLICT would find it too, but write a confirmation for
 -- every turn; a turn that appears between the look and the insert (somebody terminates the run) makes the statement fail
 -- as a whole, and the caller repeats it.
+-- Nothing is carried out on a server that was started later than the one that the caller knows (see "remembers").
 -- Written as (x IN (SELECT …)) IS TRUE where a hashed look-up is wanted, because a join would be a nested loop.
 WITH fence AS MATERIALIZED (
-    SELECT id, namespace, build FROM perdure.worker
+    SELECT id, namespace, build, (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint AS server
+    FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
     FOR KEY SHARE
 ), asked AS MATERIALIZED (
@@ -246,12 +250,14 @@ WITH fence AS MATERIALIZED (
     ) a CROSS JOIN LATERAL (
         SELECT mail, waiting_for FROM perdure.run WHERE id = a.run_id AND owner = fence.id FOR NO KEY UPDATE
     ) r
+    WHERE fence.server = :server::bigint
 ), mine AS MATERIALIZED (
     SELECT * FROM locked
     UNION ALL
     SELECT a.*, NULL, NULL
     FROM fence CROSS JOIN asked a JOIN perdure.run r ON r.id = ANY (ARRAY[a.run_id])
     WHERE (a.ending IS NULL OR a.ending >= 10) AND a.status IS NULL AND r.owner = fence.id
+      AND fence.server = :server::bigint
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events)
     SELECT run_id, seq, events FROM mine
@@ -324,7 +330,7 @@ SELECT (SELECT array_agg(place) FROM asked WHERE place NOT IN (SELECT place FROM
        (SELECT array_agg(place) FROM done WHERE ends),
        (SELECT array_agg(DISTINCT queue) FROM touched WHERE released),
        EXISTS (SELECT FROM changed),
-       (SELECT perdure.silence(array_agg(id)) FROM touched WHERE beats)
+       (SELECT perdure.silence(array_agg(id)) FROM touched WHERE beats), fence.server
 FROM fence;
 
 -- name: unrecorded
@@ -380,6 +386,19 @@ UPDATE perdure.run SET takeovers = 0 WHERE id = ANY (:runs::bigint[]) AND owner 
 -- name: owned
 SELECT r.id FROM perdure.worker w LEFT JOIN perdure.run r ON r.owner = w.id AND r.state = 1
 WHERE w.id = :worker::bigint AND w.epoch = :epoch::bigint AND w.expires_at > clock_timestamp();
+
+
+-- name: remembers
+-- Whether the server, which may have taken over from another one, has of these runs what their owner was told is there:
+-- the last turn, and the last message that was read. And when it was started, by which the caller knows it from now on.
+SELECT (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint,
+       NOT EXISTS (
+           SELECT FROM unnest(:runs::bigint[], :seqs::integer[], :mails::integer[]) AS a (run_id, seq, mail)
+           WHERE (SELECT true FROM perdure.history h WHERE h.run_id = a.run_id AND h.seq = a.seq) IS NULL
+              OR (SELECT r.mail >= a.mail FROM perdure.run r WHERE r.id = a.run_id) IS NOT TRUE
+       )
+FROM perdure.worker
+WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp();
 
 -- name: give_up
 -- Of two statements that are sent together the first takes its locks when it arrives. Should the second never do so,

@@ -1,0 +1,62 @@
+"""A PostgreSQL server that follows another one, and takes over from it.
+
+What lives here: `Standby`, which streams asynchronously, as PostgreSQL does unless it is told otherwise: what the
+primary confirmed in the last moments may be missing there. What must not: anything of Perdure.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import psycopg
+
+from tests.support.postgres import START_DEADLINE, TEST_SETTINGS, EmbeddedServer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RECEIVING: Final = "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')"
+
+
+class Standby(EmbeddedServer):
+    """A copy of ``primary`` that keeps up with it until it is `cut_off`."""
+
+    def __init__(self, primary: EmbeddedServer, settings: Mapping[str, str] = TEST_SETTINGS) -> None:
+        self._primary: Final = primary
+        super().__init__(settings)
+        self._until(RECEIVING, True)
+
+    def either(self, database: str) -> str:
+        """Return the DSN of a database of the primary that leads to whichever server takes writes."""
+        hosts = ",".join(urlsplit(server.dsn).query.removeprefix("host=") for server in (self._primary, self))
+        parts = urlsplit(database)
+        return f"{parts.scheme}://{parts.netloc}{parts.path}?host={hosts}&target_session_attrs=read-write"
+
+    def cut_off(self) -> None:
+        """Receive nothing more; what was received until now is there."""
+        self._execute("ALTER SYSTEM SET primary_conninfo = ''")
+        self._execute("SELECT pg_reload_conf()")
+        self._until(RECEIVING, False)
+
+    def promote(self) -> None:
+        """Take writes from now on."""
+        self._execute("SELECT pg_promote()")
+
+    def _initialise(self) -> None:
+        options = ("--dbname", self._primary.dsn, "--checkpoint=fast", "--no-sync", "--write-recovery-conf")
+        if self._spawn("pg_basebackup", "--pgdata", str(self._home / "data"), *options).wait(START_DEADLINE):
+            raise RuntimeError(f"pg_basebackup failed:\n{self._log()}")
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def _until(self, query: str, wanted: object) -> None:
+        deadline = time.monotonic() + START_DEADLINE
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            while connection.execute(query.encode()).fetchone() != (wanted,):
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"not {wanted} within {START_DEADLINE:g} s: {query}\n{self._log()}")
+                time.sleep(0.02)
