@@ -6,68 +6,33 @@ remember more than the database knows, and must not record what comes after what
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psycopg
-import pytest
 
-from perdure import Client
-from perdure.errors import WorkflowNotFoundError
+from perdure import Client, WorkflowHandle
+from perdure.errors import WorkflowClosedError, WorkflowNotFoundError
 from perdure.model.events import SignalReceived
 from perdure.model.payload import encode
 from perdure.store.postgres.migrate import migrate
 from tests.chaos import verdict
 from tests.chaos.fleet import Fleet, Seat
 from tests.chaos.workflows import LETTERS, expected, go, letter, letters, shape
-from tests.support.postgres import EmbeddedServer
-from tests.support.standby import Standby
+from tests.support.standby import Standby, standby
 from tests.support.stores import eventually
 from tests.support.world import run_async
 
 LEASE = 60.0
-"""Longer than the failover takes: the leases do not save anybody."""
-RUNS = 200
-LATER = range(RUNS, RUNS + 40)
+"""Longer than all of this takes: no lease that runs out saves anybody."""
+EARLY = range(200)
+LATE = range(200, 240)
+"""Runs that are started when the standby does not hear of anything any more."""
 
 
-@dataclass
-class Pair:
-    """Two servers, the database on both, and the address of whichever takes writes."""
-
-    primary: EmbeddedServer
-    standby: Standby
-    url: str
-
-    def fail_over(self) -> None:
-        """Lose the primary and go on with the standby."""
-        self.primary.halt(crash=True)
-        self.standby.promote()
-
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    with contextlib.ExitStack() as stack:
-        primary = EmbeddedServer()
-        stack.callback(primary.stop)
-        standby = Standby(primary)
-        stack.callback(standby.stop)
-        database = primary.create_database()
-        url = standby.either(database)
-        migrate(url)
-        yield Pair(primary, standby, url)
-
-
-async def closed(url: str, number: int) -> bool:
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        found = await connection.execute("SELECT count(*) FROM perdure.run WHERE state >= 10")
-        row = await found.fetchone()
-        return row is not None and row[0] >= number
-
-
-async def start(client: Client, number: int) -> None:
-    await client.start(shape(number), number, id=f"run-{number}")
+async def start(client: Client, number: int) -> WorkflowHandle[object]:
+    handle: WorkflowHandle[object] = await client.start(shape(number), number, id=f"run-{number}")
+    return handle
 
 
 async def write(client: Client, number: int) -> None:
@@ -79,44 +44,72 @@ async def write(client: Client, number: int) -> None:
 
 async def finish(client: Client, number: int) -> bool:
     """See a run to its end, starting it if it is not there; return whether it was."""
+    found = True
     try:
         await client.handle(f"run-{number}").describe()
-        found = True
     except WorkflowNotFoundError:
-        await start(client, number)
         found = False
+        await start(client, number)
     if shape(number) is letters:
-        with contextlib.suppress(WorkflowNotFoundError):  # has ended
+        with contextlib.suppress(WorkflowClosedError):
             await write(client, number)
     assert await client.handle(f"run-{number}").result() == expected(number)
     return found
 
 
 @contextlib.asynccontextmanager
-async def served_by(url: str, folder: Path) -> AsyncIterator[Fleet]:
-    """Have two worker processes; they must end well."""
+async def served(url: str, folder: Path) -> AsyncIterator[None]:
+    """Have two worker processes, which must end well."""
     fleet = Fleet([Seat(name, url, "socket", far=True) for name in ("one", "two")], folder, LEASE)
     try:
-        yield fleet
+        yield
     finally:
         complaints = await asyncio.to_thread(fleet.stop)
-        assert not complaints, "\n".join(complaints)
+    assert not complaints, "\n".join(complaints)
 
 
-def test_what_the_database_still_has_goes_on_after_a_failover_that_lost_the_end(pair: Pair, tmp_path: Path) -> None:
-    @run_async
-    async def live_through() -> None:
-        async with served_by(pair.url, tmp_path), Client.connect(pair.url) as client:
-            await asyncio.gather(*(start(client, number) for number in range(RUNS)))
-            await eventually(lambda: closed(pair.url, 20))
-            await asyncio.to_thread(pair.standby.cut_off)
-            await asyncio.gather(*(start(client, number) for number in LATER))
-            await eventually(lambda: closed(pair.url, 60))
-            await asyncio.to_thread(pair.fail_over)
-            numbers = [*range(RUNS), *LATER]
-            found = dict(zip(numbers, await asyncio.gather(*(finish(client, n) for n in numbers)), strict=True))
-            assert all(found[number] for number in range(RUNS))
-            assert not any(found[number] for number in LATER)
+def closed(url: str) -> int:
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute("SELECT count(*) FROM perdure.run WHERE state >= 10").fetchone()
+    assert row is not None
+    return int(row[0])
 
-    live_through()
-    assert not verdict.check_leftovers(pair.url)
+
+@run_async
+async def lose_the_end(follower: Standby, url: str, folder: Path) -> None:
+    async def more_have_closed(number: int) -> None:
+        async def have() -> bool:
+            return await asyncio.to_thread(closed, url) >= number
+
+        await eventually(have)
+
+    async with served(url, folder), Client.connect(url) as client:
+        early = [await start(client, number) for number in EARLY]
+        waiting = [asyncio.create_task(handle.result()) for handle in early if shape(int(handle.id[4:])) is not letters]
+        await more_have_closed(20)
+        await asyncio.to_thread(follower.cut_off)
+        late = [await start(client, number) for number in LATE]
+        await more_have_closed(closed(url) + 20)
+        await asyncio.to_thread(follower.fail_over)
+        found = await asyncio.gather(*(finish(client, number) for number in (*EARLY, *LATE)))
+        assert found == [True] * len(EARLY) + [False] * len(LATE)
+        assert len(await asyncio.gather(*waiting)) == len(waiting)
+        for handle in late:
+            assert await given_up(handle)
+
+
+async def given_up(handle: WorkflowHandle[object]) -> bool:
+    """Tell whether a run that the database has forgotten is said to be gone: its number may be another one's now."""
+    try:
+        await handle.result()
+    except WorkflowNotFoundError:
+        return True
+    return False
+
+
+def test_what_is_still_there_goes_on_after_a_failover_that_lost_the_end(tmp_path: Path) -> None:
+    with standby() as follower:
+        url = follower.database()
+        migrate(url)
+        lose_the_end(follower, url, tmp_path)
+        assert not verdict.check_leftovers(url)

@@ -35,6 +35,7 @@ from perdure.model.runs import (
     Commit,
     Ending,
     Hold,
+    Known,
     Lease,
     NewTask,
     Park,
@@ -72,7 +73,7 @@ NUMBERS = st.integers(0, 7)
 TABLES = ", ".join(
     f"perdure.{name}" for name in ("worker", "run", "history", "payload", "inbox", "task", "status_change")
 )
-STORED_TIMES = {"created_at", "deadline", "now"}
+CHOSEN_BY_THE_STORE = {"created_at", "deadline", "now", "server"}
 
 
 def plain(value: Any) -> Any:
@@ -92,7 +93,7 @@ def plain(value: Any) -> Any:
     names = tuple(field.name for field in fields(value)) if is_dataclass(value) else names
     if names:
         return type(value).__name__, {
-            name: "a time" if name in STORED_TIMES else plain(getattr(value, name)) for name in names
+            name: "its own" if name in CHOSEN_BY_THE_STORE else plain(getattr(value, name)) for name in names
         }
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
@@ -286,6 +287,16 @@ class Verbs(RuleBasedStateMachine):
             if answer.recorded and one.turn is not None:
                 self.turns[one.run_id] = max(self.turns[one.run_id], one.turn.seq + 1)
                 self.flushed.append((number % len(self.leases), one))
+
+    @rule(number=NUMBERS, more=st.sampled_from([(0, 0), (0, 0), (1, 0), (0, 1)]))
+    def remember(self, number: int, more: tuple[int, int]) -> None:
+        """Ask for what is there, and for one turn or message more in the newest run."""
+        rows = sorted(self.model.store.runs.values(), key=lambda row: row.id)
+        known = [Known(row.id, max(row.history), row.mail) for row in rows]
+        if rows:
+            known[-1] = Known(rows[-1].id, max(rows[-1].history) + more[0], rows[-1].mail + more[1])
+        answer = self.same(lambda store, side: store.remembers(self.lease(number)[side], known))
+        assert isinstance(answer, LeaseLostError) or (answer is None) == (bool(rows) and any(more))
 
     @invariant()
     def the_same_is_seen(self) -> None:

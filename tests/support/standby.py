@@ -6,6 +6,7 @@ primary confirmed in the last moments may be missing there. What must not: anyth
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ import psycopg
 from tests.support.postgres import START_DEADLINE, TEST_SETTINGS, EmbeddedServer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 RECEIVING: Final = "SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')"
 
@@ -28,10 +29,10 @@ class Standby(EmbeddedServer):
         super().__init__(settings)
         self._until(RECEIVING, True)
 
-    def either(self, database: str) -> str:
-        """Return the DSN of a database of the primary that leads to whichever server takes writes."""
+    def database(self) -> str:
+        """Create a database on both servers; return a DSN that leads to whichever takes writes."""
         hosts = ",".join(urlsplit(server.dsn).query.removeprefix("host=") for server in (self._primary, self))
-        parts = urlsplit(database)
+        parts = urlsplit(self._primary.create_database())
         return f"{parts.scheme}://{parts.netloc}{parts.path}?host={hosts}&target_session_attrs=read-write"
 
     def cut_off(self) -> None:
@@ -40,8 +41,9 @@ class Standby(EmbeddedServer):
         self._execute("SELECT pg_reload_conf()")
         self._until(RECEIVING, False)
 
-    def promote(self) -> None:
-        """Take writes from now on."""
+    def fail_over(self) -> None:
+        """Lose the primary and go on without it."""
+        self._primary.halt(crash=True)
         self._execute("SELECT pg_promote()")
 
     def _initialise(self) -> None:
@@ -60,3 +62,14 @@ class Standby(EmbeddedServer):
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"not {wanted} within {START_DEADLINE:g} s: {query}\n{self._log()}")
                 time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def standby() -> Iterator[Standby]:
+    """Lend a standby with its primary."""
+    with contextlib.ExitStack() as stack:
+        primary = EmbeddedServer()
+        stack.callback(primary.stop)
+        follower = Standby(primary)
+        stack.callback(follower.stop)
+        yield follower

@@ -91,7 +91,7 @@ class WorkflowHandle(Generic[R]):
         without a result, `PayloadError` when the result does not fit the type.
         """
         run_id = self.run_id if self.run_id is not None else await self._run_id()
-        outcome = await self._client.outcome(run_id, open_at=self._open_at)
+        outcome = await self._client.outcome(self.id, run_id, open_at=self._open_at)
         if isinstance(outcome, WorkflowExecutionCompleted):
             return cast("R", self._result.read(outcome.result, f"the result of {self.id}"))
         raise outcome_error(self.id, outcome)
@@ -355,10 +355,12 @@ class Client:
         )
         return await self.store.list_runs(self.namespace, where)
 
-    async def outcome(self, run_id: RunId, *, open_at: float | None = None) -> Closing | ClosedFromOutside:
-        """Wait until the run closes and return its last event. It is known to have been open at ``open_at``."""
+    async def outcome(
+        self, instance: str, run_id: RunId, *, open_at: float | None = None
+    ) -> Closing | ClosedFromOutside:
+        """Wait until the run of the instance closes and return its last event. It was open at ``open_at``."""
         self.hints.add(self.watcher.on_hint, Audience.CLIENTS)
-        return await self.watcher.outcome(run_id, open_at=open_at)
+        return await self.watcher.outcome(instance, run_id, open_at=open_at)
 
     async def deliver(self, instance: str, event: Incoming) -> None:
         """Put a message into the inbox of an open instance."""

@@ -31,21 +31,24 @@ class Watcher:
 
     def __init__(self, store: ReadStore) -> None:
         self._store = store
-        self._waiting: dict[RunId, set[asyncio.Future[Outcome]]] = {}
+        self._waiting: dict[RunId, dict[asyncio.Future[Outcome], str]] = {}
+        """Who waits for a run, and of which instance they think that it is."""
         self._near: set[RunId] = set()
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.loop = asyncio.get_running_loop()
 
-    async def outcome(self, run_id: RunId, *, open_at: float | None = None) -> Outcome:
-        """Wait until the run closes and return its last event.
+    async def outcome(self, instance: str, run_id: RunId, *, open_at: float | None = None) -> Outcome:
+        """Wait until the run of the instance closes and return its last event.
 
+        Raises `WorkflowNotFoundError` when there is no such run (any more); another instance may have its number, where
+        a server took over that had not heard of it.
         ``open_at`` is when it was open for sure, in seconds of the event loop: nobody looks until a little later.
         """
         loop = self.loop
         future: asyncio.Future[Outcome] = loop.create_future()
-        waiting = self._waiting.setdefault(run_id, set())
-        waiting.add(future)
+        waiting = self._waiting.setdefault(run_id, {})
+        waiting[future] = instance
         if open_at is None or open_at + SHORTEST <= loop.time():
             self._look_for(run_id)
         elif run_id not in self._near:
@@ -53,7 +56,7 @@ class Watcher:
         try:
             return await future
         finally:
-            waiting.discard(future)
+            del waiting[future]
             if not waiting and self._waiting.get(run_id) is waiting:
                 del self._waiting[run_id]
 
@@ -126,7 +129,7 @@ class Watcher:
             return True
         ended = await self._store.ended(asked)
         for run_id, closed in ended.items():
-            if closed is None:
+            if closed is None or closed.id not in self._waiting.get(run_id, {}).values():
                 self._fail(run_id, WorkflowNotFoundError(f"run {run_id} is not in the store any more"))
             elif isinstance(closed.outcome, Unreadable):
                 self._fail(run_id, PayloadError(f"{closed.id} is closed, but {closed.outcome.reason}"))
