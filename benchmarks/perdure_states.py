@@ -26,7 +26,8 @@ from benchmarks.workloads import STAMPS, chain, listener, marked_chain, sleeper,
 from perdure import Client
 from perdure.engine.replay import replay
 from perdure.model.codec import decode_turn
-from perdure.model.runs import RunId, RunInfo, WorkerInfo
+from perdure.model.runs import RunId, RunInfo
+from perdure.model.workers import WorkerInfo
 from perdure.runtime import guard
 from perdure.workflow import Workflow
 

@@ -15,7 +15,8 @@ import psycopg
 
 from perdure.model import codec
 from perdure.model.events import ClosedFromOutside, Event, Incoming, Turn
-from perdure.model.runs import ClaimedRun, InboxItem, Lease, RunId, RunState
+from perdure.model.runs import ClaimedRun, InboxItem, RunId, RunState
+from perdure.model.workers import Lease
 from perdure.store.base import Start
 from tests.support.stores import MemoryStage
 

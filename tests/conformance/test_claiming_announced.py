@@ -11,7 +11,8 @@ import pytest
 
 from perdure.errors import LeaseLostError
 from perdure.model.events import Turn, TurnHeader, WorkflowExecutionStarted
-from perdure.model.runs import ClaimAnswer, Lease, RunId, RunState
+from perdure.model.runs import ClaimAnswer, RunId, RunState
+from perdure.model.workers import Lease
 from tests.support.stores import (
     NAMESPACE,
     Stage,

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from perdure.errors import LeaseLostError
-from perdure.model.runs import Commit, Committed, Heartbeat, Lease, NewTask, RunState
+from perdure.model.runs import Commit, Committed, Heartbeat, NewTask, RunState
+from perdure.model.workers import Lease
 from tests.support.stores import NAMESPACE, Stage, behaviour, close, commit, scheduled, signal, turn
 
 Write = Callable[[Lease, Commit], Awaitable[Committed]]

@@ -35,8 +35,6 @@ from perdure.model.runs import (
     Commit,
     Ending,
     Hold,
-    Known,
-    Lease,
     NewTask,
     Park,
     Release,
@@ -47,6 +45,7 @@ from perdure.model.runs import (
     Visible,
     WorkerId,
 )
+from perdure.model.workers import Known, Lease
 from perdure.store.base import UNKNOWN_WORKFLOW, Poller, RunFilter
 from perdure.store.memory_rows import RunRow
 from perdure.store.postgres import migrate

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from perdure.errors import LeaseLostError
-from perdure.model.runs import Expired, Hold, Lease, NewTask, Park, Release, RunState
+from perdure.model.runs import Hold, NewTask, Park, Release, RunState
+from perdure.model.workers import Expired, Lease
 from perdure.store.base import UNKNOWN_WORKFLOW
 from tests.support.stores import NAMESPACE, FullStore, Stage, behaviour, close, commit, new_run, signal, turn
 

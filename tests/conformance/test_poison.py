@@ -1,6 +1,7 @@
 """Runs that end their workers: told from those that were only with them, and held in the end."""
 
-from perdure.model.runs import Lease, RunId, RunState
+from perdure.model.runs import RunId, RunState
+from perdure.model.workers import Lease
 from perdure.store.base import POISON, POISONOUS, SUSPECT
 from tests.support.stores import NAMESPACE, Stage, behaviour, turn
 

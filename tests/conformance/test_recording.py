@@ -8,7 +8,8 @@ import pytest
 
 from perdure.errors import LeaseLostError, PayloadError
 from perdure.model.events import ActivityCompleted, Failure, WorkflowExecutionCompleted, WorkflowExecutionFailed
-from perdure.model.runs import Close, Commit, Committed, Hold, Lease, NewTask, Park, Release, RunId, RunState, Visible
+from perdure.model.runs import Close, Commit, Committed, Hold, NewTask, Park, Release, RunId, RunState, Visible
+from perdure.model.workers import Lease
 from perdure.store.base import CommitRefusedError
 from tests.support.stores import (
     NAMESPACE,

@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 from perdure.model.events import ActivityCompleted, ActivityFailed, Failure
-from perdure.model.runs import Hold, Lease, NewTask, Park, RunId, RunState, TaskDone, TaskRetry
+from perdure.model.runs import Hold, NewTask, Park, RunId, RunState, TaskDone, TaskRetry
+from perdure.model.workers import Lease
 from tests.support.stores import NAMESPACE, FullStore, Stage, behaviour, close, completed_activity, turn
 
 FAILURE = Failure("ValueError", "no paper", "  File …", Failure("OSError", "empty tray"))

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from perdure import Limits, Worker, WorkflowFailedError, activity, workflow
-from perdure.model.runs import Commit, Committed, Lease, RunState
+from perdure.model.runs import Commit, Committed, RunState
+from perdure.model.workers import Lease
 from perdure.runtime import flush
 from perdure.runtime.tenure import Tenure
 from perdure.workflow import Workflow

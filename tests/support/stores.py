@@ -34,15 +34,14 @@ from perdure.model.runs import (
     Committed,
     Ending,
     InboxItem,
-    Lease,
     NewRun,
     RunId,
     RunInfo,
     RunState,
     RunSummary,
     Started,
-    WorkerInfo,
 )
+from perdure.model.workers import Lease, WorkerInfo
 from perdure.store.base import ReadStore, Store
 from perdure.store.memory import MemoryStore
 from perdure.store.postgres import PostgresStore

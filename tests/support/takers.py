@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from perdure.model.events import ActivityScheduled, Turn, TurnHeader
-from perdure.model.runs import ClaimedRun, Lease
+from perdure.model.runs import ClaimedRun
+from perdure.model.workers import Lease
 from perdure.store.base import Start
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import pytest
 
 from perdure.errors import RunEvicted
-from perdure.model.runs import Commit, Committed, Lease, Release, RunId, WorkerId
+from perdure.model.runs import Commit, Committed, Release, RunId, WorkerId
+from perdure.model.workers import Lease
 from perdure.runtime import flush
 from perdure.runtime.flush import CROWD, FEW, PATIENCE, Answer, Flusher
 from perdure.runtime.turns import SLICE, TurnQueue

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from perdure.model.runs import Heartbeat, Lease, RunId, WorkerId
+from perdure.model.runs import Heartbeat, RunId, WorkerId
+from perdure.model.workers import Lease
 from perdure.runtime.heartbeats import Heartbeats
 from perdure.store.memory import MemoryStore
 from tests.support.world import run_async

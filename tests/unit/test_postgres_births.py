@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from perdure.model.events import Turn
-from perdure.model.runs import ClaimedRun, Lease, Started
+from perdure.model.runs import ClaimedRun, Started
+from perdure.model.workers import Lease
 from perdure.store.base import Start
 from tests.support.stores import PostgresStage, behaviour, new_run
 

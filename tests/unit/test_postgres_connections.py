@@ -13,7 +13,8 @@ from perdure.errors import LeaseLostError, RequestError, SchemaVersionError, Sto
 from perdure.model.events import WorkflowExecutionStarted
 from perdure.model.hints import Hint
 from perdure.model.payload import encode
-from perdure.model.runs import ClaimAnswer, Lease, NewTask, Park, RunId, RunState, TaskDone
+from perdure.model.runs import ClaimAnswer, NewTask, Park, RunId, RunState, TaskDone
+from perdure.model.workers import Lease
 from perdure.store.base import RunFilter
 from perdure.store.postgres import PostgresStore, migrate
 from perdure.store.postgres.address import Address

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from perdure.model.runs import Heartbeat, Lease, RunId, Visible
+from perdure.model.runs import Heartbeat, RunId, Visible
+from perdure.model.workers import Lease
 from perdure.store.postgres import migrate
 from tests.support.stores import NAMESPACE, PostgresStage, behaviour, close, commit, scheduled, turn
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from perdure.model.events import Incoming, SignalReceived, WorkflowExecutionCancelRequested
-from perdure.model.runs import Lease, RunId
+from perdure.model.runs import RunId
+from perdure.model.workers import Lease
 from perdure.store.postgres import PostgresStore
 from tests.support.stores import NAMESPACE, PostgresStage, behaviour, close, eventually, names, raw, turn
 from tests.support.wire import Wire

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from perdure.model.events import Turn
-from perdure.model.runs import ClaimedRun, Committed, Lease, NewRun, RunId, Started
+from perdure.model.runs import ClaimedRun, Committed, NewRun, RunId, Started
+from perdure.model.workers import Lease
 from perdure.store.base import Start
 from perdure.store.postgres import PostgresStore, connection
 from tests.support.stores import NAMESPACE, PostgresStage, behaviour, commit, eventually, new_run, turn

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from perdure.model.events import Failure, SignalReceived
-from perdure.model.runs import Committed, Lease, NewTask, Park, RunId, TaskDone, TaskRetry
+from perdure.model.runs import Committed, NewTask, Park, RunId, TaskDone, TaskRetry
+from perdure.model.workers import Lease
 from perdure.store.base import CommitRefusedError
 from tests.support.stores import (
     NAMESPACE,

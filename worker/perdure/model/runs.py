@@ -111,56 +111,6 @@ class Started(msgspec.Struct, frozen=True, gc=False):
     taken: bool = False
 
 
-class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Who a worker is. ``lease`` is in seconds."""
-
-    namespace: str
-    name: str
-    build: str
-    queues: tuple[str, ...]
-    workflows: tuple[str, ...]
-    lease: float
-
-
-class Lease(msgspec.Struct, frozen=True, gc=False):
-    """A worker's right to own runs: the row and its random epoch. ``namespace`` is the tenant it serves.
-
-    ``server`` tells apart the servers, and the starts of one, that have had the store: another one may lack what was
-    confirmed last.
-    """
-
-    worker: WorkerId
-    epoch: int
-    namespace: str
-    server: int = 0
-
-
-class Known(msgspec.Struct, frozen=True, gc=False):
-    """What an owner was told is recorded of a run: the ``seq`` of the last turn, the number of the last message."""
-
-    run_id: RunId
-    turn: int
-    mail: int
-
-
-class Expired(msgspec.Struct, frozen=True, gc=False):
-    """The answer to an expulsion: how many workers there were, and the keys of the runs that others may take now."""
-
-    workers: int
-    keys: tuple[str, ...]
-
-
-class Renewal(msgspec.Struct, frozen=True, gc=False):
-    """The answer to a heartbeat: the database's clock, and whether other workers' leases were found expired.
-
-    ``server`` is that of `Lease`, as it is now.
-    """
-
-    now: Microseconds
-    reaped: bool
-    server: int = 0
-
-
 class InboxItem(msgspec.Struct, frozen=True, gc=False):
     """A message with the number that its run gave it. No event and no number: the run is to be suspended."""
 

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from perdure.engine.run import Definition
 from perdure.model.events import ClosedFromOutside, Closing
-from perdure.model.runs import RunId, WorkerInfo
+from perdure.model.runs import RunId
+from perdure.model.workers import WorkerInfo
 from perdure.store.base import Store
 from perdure.telemetry.tally import Tally
 

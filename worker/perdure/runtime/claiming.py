@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from perdure.engine.loop import Stillness
-from perdure.model.runs import ClaimAnswer, ClaimedRun, Lease, RunId
+from perdure.model.runs import ClaimAnswer, ClaimedRun, RunId
+from perdure.model.workers import Lease
 
 from .beginning import Begun, Host, ahead
 from .charge import Charge

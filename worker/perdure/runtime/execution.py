@@ -34,7 +34,8 @@ from perdure.model.events import (
 )
 from perdure.model.failure import record
 from perdure.model.policies import MICROSECONDS
-from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hold, InboxItem, Known, Park, Release, RunState
+from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hold, InboxItem, Park, Release, RunState
+from perdure.model.workers import Known
 from perdure.telemetry.logs import about
 
 from .agenda import DEADLINE, Agenda, add_timers, until_next

@@ -16,7 +16,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from perdure.ending import end
 from perdure.errors import LeaseLostError, PayloadError, StoreError
-from perdure.model.runs import Commit, Committed, Lease
+from perdure.model.runs import Commit, Committed
+from perdure.model.workers import Lease
 from perdure.store.base import CommitRefusedError, ServerChangedError, Store
 from perdure.telemetry.tally import Tally
 

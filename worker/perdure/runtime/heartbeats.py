@@ -10,7 +10,8 @@ import logging
 import threading
 
 from perdure.errors import StoreUnavailableError
-from perdure.model.runs import Heartbeat, Lease, RunId
+from perdure.model.runs import Heartbeat, RunId
+from perdure.model.workers import Lease
 from perdure.store.base import Store
 
 logger = logging.getLogger("perdure.worker")

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from perdure.errors import LeaseLostError, StoreError
-from perdure.model.runs import Lease
+from perdure.model.workers import Lease
 from perdure.store.base import Store
 
 from .clock import StoreClock, monotonic, monotonic_ns

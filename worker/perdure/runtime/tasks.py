@@ -13,7 +13,8 @@ import msgspec
 
 from perdure.errors import StoreUnavailableError
 from perdure.model.events import Failure
-from perdure.model.runs import ClaimedTask, Lease, TaskDone, TaskResult, TaskRetry
+from perdure.model.runs import ClaimedTask, TaskDone, TaskResult, TaskRetry
+from perdure.model.workers import Lease
 from perdure.store.base import Store
 
 from .attempts import Attempts, Job, Retry, Verdict

@@ -16,19 +16,8 @@ from perdure.engine.loop import Stillness
 from perdure.errors import LeaseLostError, StoreUnavailableError
 from perdure.model.hints import Hint
 from perdure.model.policies import MICROSECONDS
-from perdure.model.runs import (
-    ClaimedRun,
-    Close,
-    Commit,
-    Ending,
-    Hold,
-    Lease,
-    NewRun,
-    Park,
-    Release,
-    RunId,
-    RunState,
-)
+from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hold, NewRun, Park, Release, RunId, RunState
+from perdure.model.workers import Lease
 from perdure.store.base import Start
 from perdure.telemetry.tally import Now
 

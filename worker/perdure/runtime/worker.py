@@ -21,7 +21,8 @@ from perdure.activity import Activity
 from perdure.client import Client
 from perdure.errors import DefinitionError, LeaseLostError, StoreUnavailableError
 from perdure.model.hints import Audience, Hint
-from perdure.model.runs import NewRun, WorkerInfo
+from perdure.model.runs import NewRun
+from perdure.model.workers import WorkerInfo
 from perdure.store.base import Taker
 from perdure.telemetry.tally import Tally
 from perdure.workflow import Workflow

@@ -30,22 +30,18 @@ from perdure.model.runs import (
     Commit,
     Committed,
     Ended,
-    Expired,
     Heartbeat,
     HistoryEvent,
     InboxItem,
-    Known,
-    Lease,
     NewRun,
-    Renewal,
     RunId,
     RunState,
     RunSummary,
     Started,
     TaskResult,
     WorkerId,
-    WorkerInfo,
 )
+from perdure.model.workers import Expired, Known, Lease, Renewal, WorkerInfo
 
 UNKNOWN_WORKFLOW = "UnknownWorkflow"
 """The reason of runs that are held because no worker knows their workflow: `Store.recover` frees them elsewhere."""

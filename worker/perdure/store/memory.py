@@ -26,8 +26,6 @@ from perdure.model.runs import (
     Committed,
     Hold,
     InboxItem,
-    Known,
-    Lease,
     NewRun,
     Park,
     Release,
@@ -36,6 +34,7 @@ from perdure.model.runs import (
     Started,
     move,
 )
+from perdure.model.workers import Known, Lease
 from perdure.store import records
 from perdure.store.base import MOST_OF_A_TURN, POISONOUS, SUSPECT, UNREADABLE, CommitRefusedError, Taker, turn_too_large
 from perdure.store.memory_rows import InboxRow, RunRow, TaskRow

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from perdure.model import codec
 from perdure.model.events import Failure, Incoming, Microseconds, Turn
-from perdure.model.runs import Ended, HistoryEvent, RunId, RunInfo, RunState, RunSummary, WorkerId, WorkerInfo
+from perdure.model.runs import Ended, HistoryEvent, RunId, RunInfo, RunState, RunSummary, WorkerId
+from perdure.model.workers import WorkerInfo
 from perdure.store import records
 from perdure.store.base import Census, Poller, Queue, RunFilter, StatusChange
 

@@ -11,20 +11,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from perdure.errors import LeaseLostError
 from perdure.model.events import Microseconds
 from perdure.model.hints import NOTHING, Audience, Hint
-from perdure.model.runs import (
-    ClaimedTask,
-    Expired,
-    Heartbeat,
-    Lease,
-    Renewal,
-    RunId,
-    RunState,
-    TaskDone,
-    TaskResult,
-    WorkerId,
-    WorkerInfo,
-    move,
-)
+from perdure.model.runs import ClaimedTask, Heartbeat, RunId, RunState, TaskDone, TaskResult, WorkerId, move
+from perdure.model.workers import Expired, Lease, Renewal, WorkerInfo
 from perdure.store import records
 from perdure.store.base import (
     ABSENT_BUILD,

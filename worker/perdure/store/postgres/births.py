@@ -15,7 +15,8 @@ from psycopg import errors
 from perdure.model import codec
 from perdure.model.events import WorkflowExecutionStarted
 from perdure.model.hints import Hint
-from perdure.model.runs import Lease, NewRun, RunId, Started
+from perdure.model.runs import NewRun, RunId, Started
+from perdure.model.workers import Lease
 from perdure.store import records
 from perdure.store.base import Beginning, Taker
 from perdure.store.postgres.arrays import Bytea, boolean, byteas, column, int4, int4s, int8, int8s, text, texts

@@ -16,7 +16,8 @@ from psycopg import errors
 from perdure.errors import PayloadError
 from perdure.model import codec
 from perdure.model.hints import NOTHING, Hint
-from perdure.model.runs import Close, Commit, Committed, Ending, Hold, Lease, Park, RunId, RunState
+from perdure.model.runs import Close, Commit, Committed, Ending, Hold, Park, RunId, RunState
+from perdure.model.workers import Lease
 from perdure.store import records
 from perdure.store.base import MOST_OF_A_TURN, CommitRefusedError, ServerChangedError, turn_too_large
 from perdure.store.postgres.arrays import Bytea, byteas, column, int4, int4s, int8, int8s, texts

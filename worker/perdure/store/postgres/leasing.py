@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from perdure.errors import LeaseLostError
 from perdure.model.hints import NOTHING, Hint
-from perdure.model.runs import Expired, Lease, Renewal, WorkerId, WorkerInfo
+from perdure.model.runs import WorkerId
+from perdure.model.workers import Expired, Lease, Renewal, WorkerInfo
 from perdure.store import records
 from perdure.store.base import (
     ABSENT_BUILD,

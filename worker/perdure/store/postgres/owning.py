@@ -14,7 +14,8 @@ from perdure.errors import PayloadError
 from perdure.model import codec
 from perdure.model.events import Turn
 from perdure.model.hints import NOTHING, Hint
-from perdure.model.runs import ClaimAnswer, ClaimedRun, ClaimedTask, InboxItem, Known, Lease, RunId, WorkerId
+from perdure.model.runs import ClaimAnswer, ClaimedRun, ClaimedTask, InboxItem, RunId, WorkerId
+from perdure.model.workers import Known, Lease
 from perdure.store import records
 from perdure.store.postgres import rows
 from perdure.store.postgres.arrays import Bytea, boolean, int4, int4s, int8, int8s, text

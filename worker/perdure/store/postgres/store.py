@@ -20,19 +20,15 @@ from perdure.model.runs import (
     ClaimedTask,
     Commit,
     Committed,
-    Expired,
     Heartbeat,
     Hold,
     InboxItem,
-    Known,
-    Lease,
     NewRun,
-    Renewal,
     RunId,
     Started,
     TaskResult,
-    WorkerInfo,
 )
+from perdure.model.workers import Expired, Known, Lease, Renewal, WorkerInfo
 from perdure.store.base import TOO_LARGE, UNREADABLE, Taker
 from perdure.store.postgres import flushing, leasing, owning, rows, starting, tasking
 from perdure.store.postgres.address import Address

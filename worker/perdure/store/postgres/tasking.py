@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from perdure.model import codec
 from perdure.model.hints import Hint
-from perdure.model.runs import Heartbeat, Lease, RunId, TaskDone, TaskResult, TaskRetry, WorkerId
+from perdure.model.runs import Heartbeat, RunId, TaskDone, TaskResult, TaskRetry, WorkerId
+from perdure.model.workers import Lease
 from perdure.store.postgres import rows
 from perdure.store.postgres.arrays import byteas, int4s, int8s
 from perdure.store.postgres.connection import Lane
