@@ -14,6 +14,8 @@ from perdure.errors import RequestError, StoreUnavailableError
 
 POOLER_PARAMETER = "pgbouncer"
 
+# What packs our parameters writes UTF-8, whatever the environment or the URL say.
+_ALWAYS = {"client_encoding": "UTF8"}
 _DEFAULTS = {
     "application_name": "perdure",
     # A peer that vanished without a word is found out in seconds, not by the operating system in a quarter of an hour.
@@ -24,6 +26,8 @@ _DEFAULTS = {
     "tcp_user_timeout": "15000",
 }
 
+# The statements are written for it: another one that is the default of a role or database would change what they see.
+_ISOLATION = "-c default_transaction_isolation=read\\ committed"
 # Every statement of the hot path looks up keys, so one plan is right at every size of the tables: nested loops over
 # indexes. Without these settings a plan made while a table was small would scan it when it has grown. The statements do
 # their part: `= ANY (ARRAY[key])` and `OFFSET 0` leave no other way either (docs/decisions/0019).
@@ -56,7 +60,8 @@ class Address:
                 rest = urlencode([(name, value) for name, value in query if name != POOLER_PARAMETER], quote_via=quote)
                 dsn = urlunsplit(parts._replace(query=rest))
             known = conninfo_to_dict(dsn)
-            conninfo = make_conninfo(dsn, **{name: value for name, value in _DEFAULTS.items() if name not in known})
+            defaults = {name: value for name, value in _DEFAULTS.items() if name not in known}
+            conninfo = make_conninfo(dsn, **defaults, **_ALWAYS)
         except (ValueError, psycopg.Error):
             message = "the database URL cannot be read; write it as postgresql://user@host:5432/database"
             raise RequestError(message) from None  # the cause might show the password
@@ -65,10 +70,30 @@ class Address:
         place = f"{host}:{port}" if port else host
         return cls(conninfo, place, str(known.get("dbname") or known.get("user") or "(default)"), pooler)
 
-    def with_plans(self) -> str:
-        """Return the conninfo of a connection for the hot path."""
-        options = conninfo_to_dict(self.conninfo).get("options") or ""
-        return make_conninfo(self.conninfo, options=f"{options} {_PLANS} {_KEEPALIVES}".strip())
+    def with_settings(self, *, hot: bool) -> str:
+        """Return the conninfo of a connection that no pooler lends; ``hot``: its plans are fixed."""
+        known = conninfo_to_dict(self.conninfo).get("options")
+        options = [known, _ISOLATION, _PLANS if hot else None, _KEEPALIVES if hot else None]
+        return make_conninfo(self.conninfo, options=" ".join(str(option) for option in options if option))
+
+
+def check_settings(address: Address, isolation: str, synchronous_commit: str) -> None:
+    """Raise `RequestError` when a connection has defaults that lose something: a pooler lets nobody set their own."""
+    wrong = [
+        f"SET {name} = '{right}'"
+        for name, found, right in (
+            ("default_transaction_isolation", isolation, "read committed"),
+            ("synchronous_commit", synchronous_commit if synchronous_commit == "off" else "on", "on"),
+        )
+        if found != right
+    ]
+    if wrong:
+        changes = "; ".join(f'ALTER DATABASE "{address.database}" {change}' for change in wrong)
+        message = (
+            f"database {address.database} at {address.host} has defaults that would lose or double steps, and behind a "
+            f"pooler Perdure cannot set its own: run {changes}; then let the pooler open new connections"
+        )
+        raise RequestError(message)
 
 
 def refuses_options(error: psycopg.Error) -> bool:

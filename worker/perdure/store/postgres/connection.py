@@ -68,7 +68,7 @@ def _settings(address: Address, pooler: Pooler, *, hot: bool) -> tuple[str, int 
     """Return the conninfo and the number of uses after which a statement is prepared."""
     if pooler.present:
         return address.conninfo, None
-    return (address.with_plans() if hot else address.conninfo), 1
+    return address.with_settings(hot=hot), 1
 
 
 def _arguments(query: Query, parameters: Parameters) -> list[Any]:
@@ -270,8 +270,10 @@ class Lane:
         arrays.register(connection)
         self._connection = connection
         self._exchange = Exchange(connection) if threshold is not None else None
-        if self._exchange is not None and self._pairs and self._gives_up:
-            await self._exchange.run(QUERIES["give_up"], [text(f"{TRANSACTION}s")])
+        if self._exchange is not None and self._hot:
+            await self._exchange.run(QUERIES["keep"], [])
+            if self._pairs and self._gives_up:
+                await self._exchange.run(QUERIES["give_up"], [text(f"{TRANSACTION}s")])
         return connection
 
     async def _lost(self, error: psycopg.Error) -> bool:

@@ -51,6 +51,8 @@ def migrate(dsn: str) -> list[str]:
     applied: list[str] = []
     try:
         with psycopg.connect(address.conninfo, autocommit=True, prepare_threshold=None) as connection:
+            connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED  # one that waited sees what was done
+            _check_encoding(connection, address)
             applied.extend(
                 migration.name
                 for migration in migrations()
@@ -68,6 +70,16 @@ def migrate(dsn: str) -> list[str]:
     return applied
 
 
+def _check_encoding(connection: psycopg.Connection, address: Address) -> None:
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        message = (
+            f"database {address.database} at {address.host} has the encoding {encoding}, in which not every name and "
+            f"message can be stored: create it with ENCODING 'UTF8' (and TEMPLATE template0)"
+        )
+        raise RequestError(message)
+
+
 def _is_there(connection: psycopg.Connection, migration: Migration) -> bool:
     table = connection.execute("SELECT to_regclass('perdure.migration') IS NOT NULL").fetchone()
     return table == (True,) and _is_known(connection, migration)
@@ -82,6 +94,7 @@ def _apply(connection: psycopg.Connection, migration: Migration) -> bool:
     with connection.transaction():
         # For the transaction only: the lock then also works through a pooler that lends connections by transaction.
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
+        connection.execute("SET LOCAL standard_conforming_strings = on")
         connection.execute("CREATE SCHEMA IF NOT EXISTS perdure")
         connection.execute(
             "CREATE TABLE IF NOT EXISTS perdure.migration ("

@@ -31,7 +31,7 @@ from perdure.model.runs import (
 from perdure.model.workers import Expired, Known, Lease, Renewal, WorkerInfo
 from perdure.store.base import TOO_LARGE, UNREADABLE, Taker
 from perdure.store.postgres import flushing, leasing, owning, rows, starting, tasking
-from perdure.store.postgres.address import Address
+from perdure.store.postgres.address import Address, check_settings
 from perdure.store.postgres.births import Births
 from perdure.store.postgres.connection import Lane, Lanes, LeaseLine, Pooler
 from perdure.store.postgres.deliveries import Deliveries
@@ -70,12 +70,12 @@ class PostgresStore(PostgresReads):
         """Connect and check the version of the schema.
 
         Raises `StoreUnavailableError` when nobody answers, `SchemaVersionError` when ``perdure migrate`` has to run,
-        `RequestError` when the URL cannot be read.
+        `RequestError` when the URL cannot be read or leads to settings that cannot be worked with.
         """
         address = Address.parse(url)
         store = cls(address)
         try:
-            check_version(await _version(store._misc), address.database, address.host)
+            await _check(store._misc, address)
             store._hints.seal = Seal(await _announcement_key(store._misc, address))
         except BaseException:
             await store.close()
@@ -245,12 +245,14 @@ class PostgresStore(PostgresReads):
             await self.flush(lease, commits)
 
 
-async def _version(lane: Lane) -> int:
+async def _check(lane: Lane, address: Address) -> None:
     try:
-        found = await lane.fetch("version", {}, patience=0)
+        ((version, isolation, synchronous_commit),) = await lane.fetch("version", {}, patience=0)
     except SchemaVersionError:
-        return 0  # there is no table of migrations
-    return int(found[0][0])
+        check_version(0, address.database, address.host)  # there is no table of migrations
+    else:
+        check_version(version, address.database, address.host)
+        check_settings(address, isolation, synchronous_commit)
 
 
 async def _announcement_key(lane: Lane, address: Address) -> bytes:

@@ -400,6 +400,10 @@ SELECT (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint,
 FROM perdure.worker
 WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp();
 
+-- name: keep
+-- What is confirmed stays: a role or database that does not wait for the disk would forget it in a crash.
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
+
 -- name: give_up
 -- Of two statements that are sent together the first takes its locks when it arrives. Should the second never do so,
 -- the server gives both up after a while (it can from version 17 on).

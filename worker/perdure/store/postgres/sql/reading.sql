@@ -1,7 +1,8 @@
 -- What readers ask. Columns of perdure.summary are taken by position: a newer schema may add some at the end.
 
 -- name: version
-SELECT coalesce(max(version), 0) FROM perdure.migration;
+SELECT coalesce(max(version), 0), current_setting('transaction_isolation'), current_setting('synchronous_commit')
+FROM perdure.migration;
 
 -- name: announcement_key
 SELECT key FROM perdure.announcement_key LIMIT 1;

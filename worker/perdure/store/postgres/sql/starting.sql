@@ -217,7 +217,7 @@ WITH target AS MATERIALIZED (
                   '['
                   || greatest(
                          (extract(epoch FROM now()) * 1000000)::bigint,
-                         substring(encode(substr(last.events, 2, 64), 'escape') FROM '^\[([0-9]+)')::bigint
+                         substring(encode(substr(last.events, 2, 64), 'escape') FROM '^[[]([0-9]+)')::bigint
                      )
                   || ',[',
                   'UTF8'
