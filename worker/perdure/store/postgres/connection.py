@@ -271,7 +271,7 @@ class Lane:
         self._connection = connection
         self._exchange = Exchange(connection) if threshold is not None else None
         if self._exchange is not None and self._hot:
-            await self._exchange.run(QUERIES["keep"], [])
+            await self._exchange.run(QUERIES["wait_for_disk"], [])
             if self._pairs and self._gives_up:
                 await self._exchange.run(QUERIES["give_up"], [text(f"{TRANSACTION}s")])
         return connection

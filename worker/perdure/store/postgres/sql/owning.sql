@@ -400,7 +400,7 @@ SELECT (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint,
 FROM perdure.worker
 WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp();
 
--- name: keep
+-- name: wait_for_disk
 -- What is confirmed stays: a role or database that does not wait for the disk would forget it in a crash.
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
 
