@@ -108,7 +108,7 @@ async def remembers(lane: Lane, lease: Lease, known: Sequence[Known]) -> Lease |
     rows = await lane.fetch("remembers", {**fence(lease), **parameters})
     if not rows:
         raise lost(lease)
-    server, all_there = rows[0]
+    server, all_there = rows[0][:2]
     return msgspec.structs.replace(lease, server=server) if all_there else None
 
 

@@ -391,14 +391,22 @@ WHERE w.id = :worker::bigint AND w.epoch = :epoch::bigint AND w.expires_at > clo
 -- name: remembers
 -- Whether the server, which may have taken over from another one, has of these runs what their owner was told is there:
 -- the last turn, and the last message that was read. And when it was started, by which the caller knows it from now on.
-SELECT (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint,
-       NOT EXISTS (
-           SELECT FROM unnest(:runs::bigint[], :seqs::integer[], :mails::integer[]) AS a (run_id, seq, mail)
-           WHERE (SELECT true FROM perdure.history h WHERE h.run_id = a.run_id AND h.seq = a.seq) IS NULL
-              OR (SELECT r.mail >= a.mail FROM perdure.run r WHERE r.id = a.run_id) IS NOT TRUE
-       )
-FROM perdure.worker
-WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp();
+-- A server that has forgotten something may have forgotten runs as well, and would hand out their numbers again, which
+-- are in the keys that activities give to the outside world: so some are left out.
+WITH me AS MATERIALIZED (
+    SELECT id FROM perdure.worker
+    WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
+), known AS MATERIALIZED (
+    SELECT NOT EXISTS (
+        SELECT FROM unnest(:runs::bigint[], :seqs::integer[], :mails::integer[]) AS a (run_id, seq, mail)
+        WHERE (SELECT true FROM perdure.history h WHERE h.run_id = a.run_id AND h.seq = a.seq) IS NULL
+           OR (SELECT r.mail >= a.mail FROM perdure.run r WHERE r.id = a.run_id) IS NOT TRUE
+    ) AS all_there
+    FROM me
+)
+SELECT (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint, all_there,
+       CASE WHEN NOT all_there THEN (SELECT max(nextval('perdure.run_id')) FROM generate_series(1, 10000)) END
+FROM known;
 
 -- name: wait_for_disk
 -- What is confirmed stays: a role or database that does not wait for the disk would forget it in a crash.
