@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -11,6 +12,7 @@ from perdure import Client, Limits, Worker, activity, workflow
 from perdure.model.runs import RunState
 from perdure.store.postgres.migrate import migrate
 from perdure.workflow import Workflow
+from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import EmbeddedServer
 from tests.support.standby import Standby, standby
 from tests.support.world import eventually, run_async, types
@@ -74,9 +76,19 @@ def migrated(server: Standby | EmbeddedServer) -> str:
     return url
 
 
-def test_a_run_in_the_middle_goes_on_after_the_last_step_that_is_there(follower: Standby) -> None:
-    url = migrated(follower)
+@pytest.fixture(params=["straight", "pooled"])
+def url(request: pytest.FixtureRequest, follower: Standby) -> Iterator[str]:
+    """Lend the way to a database on both servers. Behind the pooler nobody's connection breaks in a failover."""
+    straight = migrated(follower)
+    if request.param == "straight":
+        yield straight
+        return
+    bouncer = PgBouncer(follower.one_address(straight))
+    yield bouncer.dsn(urlsplit(straight).path.removeprefix("/"))
+    bouncer.stop()
 
+
+def test_a_run_in_the_middle_goes_on_after_the_last_step_that_is_there(follower: Standby, url: str) -> None:
     @run_async
     async def live_through() -> None:
         async with Client.connect(url) as client, serving(client, "worker"):
@@ -100,9 +112,7 @@ def test_a_run_in_the_middle_goes_on_after_the_last_step_that_is_there(follower:
     assert performed[:4] == ["first", "second", "first", "second"], "the end of the first step was lost"
 
 
-def test_a_run_whose_end_was_lost_is_brought_to_its_end_again(follower: Standby) -> None:
-    url = migrated(follower)
-
+def test_a_run_whose_end_was_lost_is_brought_to_its_end_again(follower: Standby, url: str) -> None:
     @run_async
     async def live_through() -> None:
         async with Client.connect(url) as client, Client.connect(url) as other, serving(other, "worker"):
@@ -119,9 +129,7 @@ def test_a_run_whose_end_was_lost_is_brought_to_its_end_again(follower: Standby)
     assert performed == ["only", "only"]
 
 
-def test_a_task_whose_answer_was_lost_is_carried_out_again(follower: Standby) -> None:
-    url = migrated(follower)
-
+def test_a_task_whose_answer_was_lost_is_carried_out_again(follower: Standby, url: str) -> None:
     @run_async
     async def live_through() -> None:
         async with AsyncExitStack() as stack:

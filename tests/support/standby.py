@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import psycopg
 
@@ -27,13 +28,20 @@ class Standby(EmbeddedServer):
     def __init__(self, primary: EmbeddedServer, settings: Mapping[str, str] = TEST_SETTINGS) -> None:
         self._primary: Final = primary
         super().__init__(settings)
+        self._address: Final = self._home / "whichever"
+        self._point_to(primary)
         self._until(RECEIVING, True)
 
     def database(self) -> str:
         """Create a database on both servers; return a DSN that leads to whichever takes writes."""
-        hosts = ",".join(urlsplit(server.dsn).query.removeprefix("host=") for server in (self._primary, self))
         parts = urlsplit(self._primary.create_database())
+        hosts = ",".join(quote(str(folder(server)), safe="") for server in (self._primary, self))
         return f"{parts.scheme}://{parts.netloc}{parts.path}?host={hosts}&target_session_attrs=read-write"
+
+    def one_address(self, database: str) -> str:
+        """Return a DSN of the database with one address, which moves to the standby with the writes."""
+        parts = urlsplit(database)
+        return f"{parts.scheme}://{parts.netloc}{parts.path}?host={quote(str(self._address), safe='')}"
 
     def cut_off(self) -> None:
         """Receive nothing more; what was received until now is there."""
@@ -45,6 +53,11 @@ class Standby(EmbeddedServer):
         """Lose the primary and go on without it."""
         self._primary.halt(crash=True)
         self._execute("SELECT pg_promote()")
+        self._point_to(self)
+
+    def _point_to(self, server: EmbeddedServer) -> None:
+        self._address.unlink(missing_ok=True)
+        self._address.symlink_to(folder(server))
 
     def _initialise(self) -> None:
         options = ("--dbname", self._primary.dsn, "--checkpoint=fast", "--no-sync", "--write-recovery-conf")
@@ -62,6 +75,11 @@ class Standby(EmbeddedServer):
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"not {wanted} within {START_DEADLINE:g} s: {query}\n{self._log()}")
                 time.sleep(0.02)
+
+
+def folder(server: EmbeddedServer) -> Path:
+    """Return where the socket of a server is."""
+    return Path(unquote(urlsplit(server.dsn).query.removeprefix("host=")))
 
 
 @contextlib.contextmanager
