@@ -296,6 +296,9 @@ class Verbs(RuleBasedStateMachine):
             known[-1] = Known(rows[-1].id, max(rows[-1].history) + more[0], rows[-1].mail + more[1])
         answer = self.same(lambda store, side: store.remembers(self.lease(number)[side], known))
         assert isinstance(answer, LeaseLostError) or (answer is None) == (bool(rows) and any(more))
+        if answer is None:
+            for _ in range(10_000):  # PostgreSQL leaves them out: a memory does not come back without its end
+                next(self.model.store.run_ids)
 
     @invariant()
     def the_same_is_seen(self) -> None:
