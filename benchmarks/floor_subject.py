@@ -5,6 +5,7 @@ What lives here: the program around `floor` and `core`. What must not: Perdure's
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 from typing import Any
@@ -28,7 +29,8 @@ class Floors:
 
     async def handle(self, scenario: str, arguments: Arguments) -> Sample:
         """Carry out one request."""
-        return await {"rows": self.rows, "sequential": self.sequential, "fan-out": self.fan_out}[scenario](arguments)
+        scenarios = {"rows": self.rows, "sequential": self.sequential, "single": self.single, "fan-out": self.fan_out}
+        return await scenarios[scenario](arguments)
 
     async def rows(self, asked: Arguments) -> Sample:
         """Write the rows that somebody else's operations became; throughput counts those operations."""
@@ -47,6 +49,18 @@ class Floors:
         before = self._meter.read()
         latencies = await in_flight(asked["in_flight"], asked["workflows"], one)
         return self._meter.sample(before, asked["workflows"] * length, latencies, flushes=writer.flushes)
+
+    async def single(self, asked: Arguments) -> Sample:
+        """Run one chain at a time on the bare core, with a pause between them."""
+        writer, total, length, pause = Writer(self._connection), asked["workflows"], asked["length"], asked["pause"]
+
+        async def one(_: int) -> float:
+            await asyncio.sleep(pause)
+            return await timed(CoreRun(next(self._numbers), chain(length), writer).done)
+
+        before = self._meter.read()
+        latencies = await in_flight(1, total, one)
+        return self._meter.sample(before, total * length, latencies, flushes=writer.flushes, paused=pause * total)
 
     async def fan_out(self, asked: Arguments) -> Sample:
         """Run many activities in one workflow on the bare core."""

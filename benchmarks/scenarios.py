@@ -63,6 +63,7 @@ def alone(scale: Scale, length: int, name: str) -> Scenario:
     subjects = [
         ("one process", PERDURE),
         ("one process", PERDURE_UVLOOP),
+        ("one process", CORE),
         ("one process", DBOS),
         ("client and worker in two", PERDURE.having(processes=1)),
     ]
