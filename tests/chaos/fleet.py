@@ -23,6 +23,8 @@ STOP_DEADLINE: Final = 60.0
 
 FOUL = re.compile(r"Traceback|never retrieved|a loop of the worker failed|Fatal Python|coroutine .* was never awaited")
 """What no worker may ever say, whatever happens to it."""
+FORGETFUL = "the database lacks what it had confirmed"
+"""What a worker may say only when a server has lost something."""
 
 
 @dataclass
@@ -110,6 +112,10 @@ class Fleet:
                 complaints.append(f"{seat.name} stopped with code {code}")
         self._leash.let_go()
         return complaints + [complaint for seat in self.seats for complaint in self._foul(seat)]
+
+    def forgetful(self) -> list[str]:
+        """Return in which seats a worker found that its server had forgotten something."""
+        return [seat.name for seat in self.seats if FORGETFUL in self.log(seat).read_text(errors="replace")]
 
     def _foul(self, seat: Seat) -> list[str]:
         log = self.log(seat).read_text(errors="replace")

@@ -81,6 +81,7 @@ async def go_through(plan: Plan, folder: Path, tell: Tell) -> Outcome:
         outcome.runs, outcome.repeated_calls = len(load.started), load.repeated
         outcome.complaints += load.complaints
         outcome.complaints += await asyncio.to_thread(world.fleet.stop)
+        outcome.complaints += [f"{name} missed something that is there" for name in world.fleet.forgetful()]
         outcome.complaints += verdict.check_leftovers(world.url)
         frozen = [fault.frozen for fault in outcome.faults if fault.frozen is not None]
         attempts = verdict.Attempts.read(world.fleet.journal, offset, frozen)

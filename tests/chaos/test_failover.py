@@ -58,11 +58,11 @@ async def finish(client: Client, number: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def served(url: str, folder: Path) -> AsyncIterator[None]:
+async def served(url: str, folder: Path) -> AsyncIterator[Fleet]:
     """Have two worker processes, which must end well."""
     fleet = Fleet([Seat(name, url, "socket", far=True) for name in ("one", "two")], folder, LEASE)
     try:
-        yield
+        yield fleet
     finally:
         complaints = await asyncio.to_thread(fleet.stop)
     assert not complaints, "\n".join(complaints)
@@ -83,7 +83,7 @@ async def lose_the_end(follower: Standby, url: str, folder: Path) -> None:
 
         await eventually(have)
 
-    async with served(url, folder), Client.connect(url) as client:
+    async with served(url, folder) as fleet, Client.connect(url) as client:
         early = [await start(client, number) for number in EARLY]
         waiting = [asyncio.create_task(handle.result()) for handle in early if shape(int(handle.id[4:])) is not letters]
         await more_have_closed(20)
@@ -96,6 +96,7 @@ async def lose_the_end(follower: Standby, url: str, folder: Path) -> None:
         assert len(await asyncio.gather(*waiting)) == len(waiting)
         for handle in late:
             assert await given_up(handle)
+        assert fleet.forgetful(), "somebody has found out"
 
 
 async def given_up(handle: WorkflowHandle[object]) -> bool:
