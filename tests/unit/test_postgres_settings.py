@@ -2,7 +2,9 @@
 
 import asyncio
 import concurrent.futures
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import psycopg
@@ -145,3 +147,14 @@ def test_names_are_written_in_the_encoding_that_they_have_here(database: str, mo
         await stage.close()
 
     asyncio.run(start())
+
+
+def test_the_page_on_trouble_finds_the_transaction_that_stays_open(database: str) -> None:
+    page = Path(__file__).parents[2] / "docs/operations/troubleshooting.md"
+    [statement] = re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL)
+    with psycopg.connect(database) as forgotten, psycopg.connect(database, autocommit=True) as looking:
+        forgotten.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        forgotten.execute("SELECT 'forgotten'")
+        looking.execute("CREATE TABLE of_a_later_transaction ()")
+        found = {row[0]: row[5] for row in looking.execute(statement.encode())}
+        assert found[forgotten.info.backend_pid] == "SELECT 'forgotten'"
