@@ -66,3 +66,13 @@ def test_a_server_that_lacks_something_is_not_trusted(stage: PostgresStage, miss
         assert (await stage.start("order-2")).run_id > run + 10_000, "numbers that were given before do not come again"
 
     ask(stage)
+
+
+@behaviour
+async def test_what_cannot_be_read_is_held_on_another_server_too(stage: PostgresStage) -> None:
+    lease = await stage.worker()
+    stale = msgspec.structs.replace(lease, server=lease.server - 1)
+    run = (await stage.start()).run_id
+    await stage.execute("INSERT INTO perdure.history VALUES (%s, 1, %s)", run, b"\2from the future")
+    assert await stage.store.claim(stale, 5) == []
+    assert (await stage.summary()).hold_reason == "UnreadableHistory"

@@ -91,8 +91,8 @@ class TaskLoop:
 
     async def _stop_dropped(self) -> None:
         """Stop attempts whose workflow cancelled them, or whose run has closed: their tasks are gone."""
-        soon = not self._mine or time.monotonic() - self._looked_at < DROPPED_POLL / 2
-        if soon and not self._doubtful:
+        due = self._mine and time.monotonic() - self._looked_at >= DROPPED_POLL / 2
+        if not due and not self._doubtful:
             return
         self._looked_at = time.monotonic()
         asked = set(self._mine)

@@ -244,7 +244,7 @@ class Tenure:
         """Take note that a run is not owned here any more."""
         self._executions.pop(execution.info.run_id, None)
         self.resting.discard(execution.info.run_id)
-        self._doubts = LOOKS
+        self.unsure()
         self._count(execution.info.workflow, ending)
         if isinstance(ending, Close):
             self.charge.audience.closed(execution.info.run_id, ending.outcome)

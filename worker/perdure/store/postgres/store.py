@@ -242,7 +242,10 @@ class PostgresStore(PostgresReads):
                 )
                 for run_id, error in unreadable.items()
             ]
-            await self.flush(lease, commits)
+            # They were read just now: there is nothing that another server could have forgotten.
+            confirmed = await self.remembers(lease, ())
+            assert confirmed is not None
+            await self.flush(confirmed, commits)
 
 
 async def _check(lane: Lane, address: Address) -> None:
