@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from perdure import Client, Limits, Worker, activity, workflow
-from perdure.model.runs import RunState
 from perdure.store.postgres.migrate import migrate
 from perdure.workflow import Workflow
 from tests.support.pgbouncer import PgBouncer
@@ -122,7 +121,7 @@ def test_a_run_whose_end_was_lost_is_brought_to_its_end_again(follower: Standby,
             gates["only"].set()
             assert await handle.result() == "only"
             await asyncio.to_thread(follower.fail_over)
-            assert (await handle.describe()).state is RunState.OWNED
+            assert not (await handle.describe()).state.closed, "its end is forgotten"
             assert await handle.result() == "only"
 
     live_through()
@@ -142,7 +141,7 @@ def test_a_task_whose_answer_was_lost_is_carried_out_again(follower: Standby, ur
             gates["far"].set()
             assert await handle.result() == "far"
             await asyncio.to_thread(follower.fail_over)
-            assert (await handle.describe()).state is RunState.OWNED
+            assert not (await handle.describe()).state.closed, "its end is forgotten"
             assert await handle.result() == "far"
 
     live_through()

@@ -44,7 +44,11 @@ class Standby(EmbeddedServer):
         return f"{parts.scheme}://{parts.netloc}{parts.path}?host={quote(str(self._address), safe='')}"
 
     def cut_off(self) -> None:
-        """Receive nothing more; what was received until now is there."""
+        """Receive nothing more; what the primary has confirmed until now is there."""
+        with psycopg.connect(self._primary.dsn, autocommit=True) as connection:
+            confirmed = connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
+        assert confirmed is not None
+        self._until(f"SELECT pg_last_wal_receive_lsn() >= '{confirmed[0]}'", True)
         self._execute("ALTER SYSTEM SET primary_conninfo = ''")
         self._execute("SELECT pg_reload_conf()")
         self._until(RECEIVING, False)

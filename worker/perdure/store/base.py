@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from perdure.errors import PayloadError
+from perdure.errors import PayloadError, PerdureError
 from perdure.model.events import Incoming, Turn, WorkflowExecutionStarted
 from perdure.model.hints import Audience, Hint
 from perdure.model.runs import (
@@ -91,7 +91,7 @@ class CommitRefusedError(PayloadError):
         self.answers = list(answers)
 
 
-class ServerChangedError(Exception):
+class ServerChangedError(PerdureError):
     """Another server answers than the one that gave the lease, or the same after a restart. Nothing was carried out.
 
     It may lack what was confirmed last: ask `Store.remembers`, and go on with the lease that it returns.

@@ -120,7 +120,8 @@ class Flush:
         if not rows:
             raise lost(self.lease)
         if rows[0][-1] != self.lease.server:
-            raise ServerChangedError
+            message = "another server answers, or the same after a restart: make sure that it lacks nothing"
+            raise ServerChangedError(message)
         return rows[0]
 
     async def _explain(self, items: Sequence[_Item], places: Sequence[int]) -> None:

@@ -228,7 +228,7 @@ FROM fence;
 -- there already takes nothing else of its commit with it. ON CONFLICT would find it too, but write a confirmation for
 -- every turn; a turn that appears between the look and the insert (somebody terminates the run) makes the statement fail
 -- as a whole, and the caller repeats it.
--- Nothing is carried out on a server that was started later than the one that the caller knows (see "remembers").
+-- Nothing is carried out on a server that was started at another moment than the caller knows (see "remembers").
 -- Written as (x IN (SELECT …)) IS TRUE where a hashed look-up is wanted, because a join would be a nested loop.
 WITH fence AS MATERIALIZED (
     SELECT id, namespace, build, (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint AS server
