@@ -5,7 +5,9 @@ not: in which order and how often; `trouble` decides that.
 """
 
 import asyncio
+import os
 import random
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -32,6 +34,9 @@ SELECT extract(epoch FROM registered_at) FROM perdure.worker WHERE name = %s AND
 FLUSHING: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+BACKENDS: Final = """
+SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'
 """
 ALL: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
@@ -82,6 +87,15 @@ class World:
                 cut += killer.execute(FLUSHING).rowcount
                 time.sleep(0.02)
         return cut
+
+    def kill_backend(self, dice: random.Random) -> int:
+        """Kill -9 a process that serves a connection; return how many were there to be killed."""
+        with suppress(psycopg.OperationalError), psycopg.connect(self.url, autocommit=True) as connection:
+            found = connection.execute(BACKENDS).fetchall()
+            with suppress(ProcessLookupError):
+                os.kill(dice.choice(found)[0], signal.SIGKILL)
+            return len(found)
+        return 0
 
     def execute(self, statement: str) -> int:
         """Run a statement as an administrator; return the number of rows, 0 when nobody answers."""
@@ -195,6 +209,47 @@ async def _halted(world: World, fault: Fault, dice: random.Random, *, crash: boo
     await asyncio.to_thread(world.server.launch)
 
 
+async def freeze_postgres(world: World, fault: Fault, dice: random.Random) -> None:
+    """Freeze every process of PostgreSQL, for longer than a lease now and then: no connection breaks."""
+    pause = dice.uniform(0.2, 1.5 * world.lease)
+    fault.note = f"for {pause:.1f} s"
+    fault.affected = await asyncio.to_thread(world.owned)
+    await asyncio.to_thread(world.server.freeze)
+    try:
+        await asyncio.sleep(pause)
+    finally:
+        world.server.thaw()
+
+
+async def kill_backend(world: World, fault: Fault, dice: random.Random) -> None:
+    """Kill -9 a process of PostgreSQL that serves a connection: it ends all of them and recovers by itself."""
+    fault.affected = await asyncio.to_thread(world.owned)
+    fault.note = f"one of {await asyncio.to_thread(world.kill_backend, dice)}"
+
+
+async def lock_table(world: World, fault: Fault, dice: random.Random) -> None:
+    """Lock one of the tables against everybody, for longer than a lease now and then, as a migration by hand may."""
+    table = dice.choice(("worker", "run", "history", "inbox", "task"))
+    pause = dice.uniform(0.2, 1.5 * world.lease)
+    fault.note = f"{table} for {pause:.1f} s"
+    fault.affected = await asyncio.to_thread(world.owned)
+    with suppress(psycopg.OperationalError):  # another fault cuts it
+        async with await psycopg.AsyncConnection.connect(world.url) as holder:
+            await holder.execute(f"LOCK TABLE perdure.{table} IN ACCESS EXCLUSIVE MODE".encode())
+            await asyncio.sleep(pause)
+
+
+async def refuse_writes(world: World, fault: Fault, dice: random.Random) -> None:
+    """Take no more writes, as a service does whose disk is nearly full; who is connected is sent away."""
+    pause = dice.uniform(0.2, 1.5 * world.lease)
+    fault.note = f"for {pause:.1f} s"
+    fault.affected = await asyncio.to_thread(world.owned)
+    await asyncio.to_thread(world.server.refuse_writes, world.url)
+    await asyncio.to_thread(world.execute, ALL)
+    await asyncio.sleep(pause)
+    await asyncio.to_thread(world.server.take_writes, world.url)
+
+
 async def cut_flushes(world: World, fault: Fault, dice: random.Random) -> None:
     """Cut connections in the middle of their flush with `pg_terminate_backend`; a lock holds the flushes up there."""
     fault.affected = await asyncio.to_thread(world.owned)
@@ -283,6 +338,10 @@ WORKER_HARM: Final[dict[str, Harm]] = {
 OUTSIDE_HARM: Final[dict[str, Harm]] = {
     "PostgreSQL stopped (fast)": stop_postgres,
     "PostgreSQL stopped (immediate)": crash_postgres,
+    "PostgreSQL frozen": freeze_postgres,
+    "process of PostgreSQL killed (kill -9)": kill_backend,
+    "PostgreSQL takes no writes": refuse_writes,
+    "table locked": lock_table,
     "flushes cut (pg_terminate_backend)": cut_flushes,
     "all connections cut": cut_everything,
     "disk full": fill_disk,

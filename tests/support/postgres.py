@@ -20,6 +20,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -47,7 +48,8 @@ TEST_SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
 # Waits for the end of the process that holds its standard input, then ends the server and removes its folder ($0).
 KEEPER: Final = """
 cat >/dev/null
-pid=$(head -n 1 "$0/data/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" 2>/dev/null
+pid=$(head -n 1 "$0/data/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" 2>/dev/null &&
+    kill -CONT $(cat "/proc/$pid/task/$pid/children") "$pid" 2>/dev/null  # a test may have frozen it
 rounds=0
 while [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && [ "$rounds" -lt 100 ]; do
     sleep 0.1
@@ -186,10 +188,41 @@ class EmbeddedServer(Server):
         """Start the server that `halt` stopped, on the same DSN."""
         self._launch()
 
+    def freeze(self) -> None:
+        """Take the processor away from all processes of the server, until `thaw`."""
+        assert self._postmaster is not None
+        self._postmaster.send_signal(signal.SIGSTOP)  # first, so that it begins no further ones
+        self._signal_children(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        assert self._postmaster is not None
+        self._signal_children(signal.SIGCONT)
+        self._postmaster.send_signal(signal.SIGCONT)
+
+    def refuse_writes(self, dsn: str) -> None:
+        """Let connections to a database that are made from now on only read, until `take_writes`."""
+        self._set_read_only(dsn, "on")
+
+    def take_writes(self, dsn: str) -> None:
+        """Let them write again."""
+        self._set_read_only(dsn, "off")
+
     def stop(self) -> None:
         """Stop the server and remove what it stored; a second call does nothing."""
         self._halt(signal.SIGINT)
         self._keeper.communicate()
+
+    def _set_read_only(self, dsn: str, value: str) -> None:
+        name = sql.Identifier(unquote(urlsplit(dsn).path.removeprefix("/")))
+        self._administer(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = {}").format(name, value))
+
+    def _signal_children(self, what: signal.Signals) -> None:
+        assert self._postmaster is not None
+        pid = self._postmaster.pid
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(child), what)
 
     def _spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start one of the programs as a user that PostgreSQL accepts, with nothing of our environment."""

@@ -281,8 +281,12 @@ class Lane:
         if isinstance(error, _COLLISIONS + _SHORT):
             return True
         connection = self._connection
-        if connection is not None and not connection.closed and not isinstance(error, _GONE):
-            return False
+        if connection is not None and not connection.closed:
+            if not isinstance(error, _GONE):
+                return False
+            if self._pooler.present and isinstance(error, errors.ReadOnlySqlTransaction):
+                with contextlib.suppress(psycopg.Error):  # it ends the connection before it answers
+                    await connection.execute(QUERIES["dismiss"].statement)
         await self.close()
         return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, *_GONE))
 
@@ -333,6 +337,8 @@ class LeaseLine:
                         raise
                     return self._run(query, parameters)
             except (psycopg.OperationalError, *_GONE) as error:
+                if self._pooler.present and isinstance(error, errors.ReadOnlySqlTransaction):
+                    self._dismiss()
                 self._drop()
                 raise unavailable(self._address, error) from error
             except psycopg.Error as error:
@@ -362,6 +368,11 @@ class LeaseLine:
             return self._open()
         arrays.register(connection)
         return connection
+
+    def _dismiss(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                self._connection.execute(QUERIES["dismiss"].statement)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -416,3 +416,8 @@ SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('sync
 -- Of two statements that are sent together the first takes its locks when it arrives. Should the second never do so,
 -- the server gives both up after a while (it can from version 17 on).
 SELECT set_config('transaction_timeout', :longest::text, false);
+
+-- name: dismiss
+-- Ends the server's process that a pooler lends us, if it takes no writes: one that began while the database took none
+-- never will, and the pooler would go on lending it when the database does again.
+SELECT pg_terminate_backend(pg_backend_pid()) WHERE current_setting('transaction_read_only')::boolean;
