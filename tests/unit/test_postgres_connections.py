@@ -205,24 +205,6 @@ async def test_a_server_that_ends_our_connections_is_asked_again(stage: Postgres
 
 
 @behaviour
-async def test_a_server_that_takes_no_writes_any_more_is_looked_for_anew(stage: PostgresStage) -> None:
-    """After a failover the old server may live on as a standby, with our connections open."""
-    lease = await stage.worker()
-    run_id = await stage.owned(lease)
-    name = Address.parse(stage.dsn).database
-    await stage.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
-    ours = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
-    await stage.execute(ours + " AND pid <> pg_backend_pid()")
-    flush = asyncio.create_task(stage.flush(lease, run_id, turn(1)))
-    with pytest.raises(StoreUnavailableError):
-        await asyncio.to_thread(stage.store.renew, lease)
-    assert not flush.done()
-    await stage.execute(f'SET transaction_read_only = off; ALTER DATABASE "{name}" RESET ALL')
-    assert (await flush).recorded
-    await asyncio.to_thread(stage.store.renew, lease)
-
-
-@behaviour
 async def test_a_cancelled_statement_leaves_a_lane_that_works(stage: PostgresStage) -> None:
     lease = await stage.worker()
     run_id = await stage.owned(lease)

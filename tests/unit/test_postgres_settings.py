@@ -10,12 +10,12 @@ from urllib.parse import unquote, urlsplit
 import psycopg
 import pytest
 
-from perdure.errors import RequestError, StoreUnavailableError
+from perdure.errors import RequestError
 from perdure.model.runs import RunState
 from perdure.store.postgres import PostgresStore, migrate
 from perdure.store.postgres.migrate import migrations
 from tests.support.pgbouncer import PgBouncer
-from tests.support.stores import NAMESPACE, PostgresStage, behaviour, close, new_run, turn, worker_info
+from tests.support.stores import NAMESPACE, PostgresStage, behaviour, close, new_run, turn
 
 STRANGE = {
     "default_transaction_isolation": "serializable",
@@ -157,32 +157,3 @@ def test_the_page_on_trouble_finds_the_transaction_that_stays_open(database: str
         looking.execute("CREATE TABLE of_a_later_transaction ()")
         found = {row[0]: row[5] for row in looking.execute(statement.encode())}
         assert found[forgotten.info.backend_pid] == "SELECT 'forgotten'"
-
-
-def test_behind_a_pooler_a_database_that_takes_writes_again_is_written_to_again(database: str) -> None:
-    """The pooler goes on lending connections that were made while it did not, and those only read for ever."""
-    migrate(database)
-    bouncer = PgBouncer(database)
-    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-
-    async def through() -> None:
-        store = await PostgresStore.connect(bouncer.dsn(name_of(database)))
-        try:
-            lease = await store.register(worker_info("one"))
-            settle(database, default_transaction_read_only="on")
-            execute(database, f"SELECT pg_terminate_backend(pid, 5000) {others}")
-            starting = asyncio.create_task(store.start(new_run("order-1")))
-            refused = asyncio.create_task(asyncio.to_thread(store.renew, lease))
-            with pytest.raises(StoreUnavailableError, match="read-only"):
-                await refused
-            assert not starting.done()
-            execute(database, f'SET transaction_read_only = off; ALTER DATABASE "{name_of(database)}" RESET ALL')
-            assert (await starting).created
-            await asyncio.to_thread(store.renew, lease)
-        finally:
-            await store.close()
-
-    try:
-        asyncio.run(through())
-    finally:
-        bouncer.stop()

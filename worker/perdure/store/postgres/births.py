@@ -20,7 +20,7 @@ from perdure.model.workers import Lease
 from perdure.store import records
 from perdure.store.base import Beginning, Taker
 from perdure.store.postgres.arrays import Bytea, boolean, byteas, column, int4, int4s, int8, int8s, text, texts
-from perdure.store.postgres.connection import AnswerLostError, Lane, Lanes, Parameters, Row, look_first
+from perdure.store.postgres.connection import AnswerLostError, Lane, Lanes, Parameters, Patience, Row, look_first
 from perdure.store.postgres.gathering import Ask, Gathering
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.leasing import NOBODY, fence
@@ -151,6 +151,7 @@ class Births:
             return
         tag = next(self._tags)
         lost = refused = False
+        patience: Patience | None = None
         while True:
             free = Hint(queues=frozenset(birth.new.queue for birth in batch if birth.lease is None))
             try:
@@ -158,7 +159,8 @@ class Births:
                     name, parameters = self._statement(batch, tag, notice, long=refused)
                     rows = None if lost else await self._along(batch, name, parameters)
                     if rows is None:
-                        rows = await self._lanes.pick(len(batch)).fetch(name, parameters, on_repeat=look_first)
+                        lane = self._lanes.pick(len(batch))
+                        rows = await lane.fetch(name, parameters, on_repeat=look_first, patience=patience)
                 if rows:
                     for birth in batch:
                         birth.hinted = notice is not None and birth.lease is None
@@ -167,7 +169,7 @@ class Births:
             except errors.UniqueViolation:
                 pass
             except AnswerLostError:
-                lost = True
+                lost, patience = True, patience or Patience()
             batch = await self._unmade(batch, tag) if lost else batch
             if not batch:
                 return

@@ -99,6 +99,22 @@ def look_first() -> Parameters:
     raise AnswerLostError
 
 
+class Patience:
+    """For how long something is tried again, and the pauses between: one for all the statements that it takes."""
+
+    def __init__(self, seconds: float | None = None, *, since: float | None = None) -> None:
+        self._until = (monotonic() if since is None else since) + (PATIENCE if seconds is None else seconds)
+        self._pause = FIRST_PAUSE
+
+    async def wait(self) -> bool:
+        """Wait before the next try; False, at once, when there is to be none."""
+        pause, self._pause = self._pause, min(LONGEST_PAUSE, self._pause * 2)
+        if monotonic() + pause > self._until:
+            return False
+        await asyncio.sleep(pause)
+        return True
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Passenger:
     """A statement that goes along with the next one of a lane. ``rows`` is None when it was not carried out."""
@@ -154,17 +170,16 @@ class Lane:
         parameters: Parameters,
         *,
         on_repeat: Callable[[], Parameters] | None = None,
-        patience: float = PATIENCE,
+        patience: Patience | None = None,
     ) -> list[Row]:
         """Run the query ``name`` and return its rows.
 
         After a lost connection it is run again, with the parameters that ``on_repeat`` returns. Raises
-        `StoreUnavailableError` after ``patience`` seconds, psycopg's ``DataError`` and ``IntegrityError`` as they are,
-        and `StoreError` for everything else that the server may say.
+        `StoreUnavailableError` when ``patience`` is over (`PATIENCE` seconds of its own by default), psycopg's
+        ``DataError`` and ``IntegrityError`` as they are, and `StoreError` for everything else that the server may say.
         """
         query = QUERIES[name]
-        deadline = monotonic() + patience
-        pause = FIRST_PAUSE
+        began = monotonic()
         await self._turn.acquire()  # as a context manager it would take two more calls each way
         try:
             while True:
@@ -176,10 +191,9 @@ class Lane:
                 except psycopg.Error as error:
                     if not await self._lost(error):
                         raise _translated(error, query) from error
-                    if monotonic() + pause > deadline:
+                    patience = patience or Patience(since=began)
+                    if not await patience.wait():
                         raise unavailable(self._address, error) from error
-                await asyncio.sleep(pause)
-                pause = min(LONGEST_PAUSE, pause * 2)
                 parameters = parameters if on_repeat is None else on_repeat()
         finally:
             self._turn.release()

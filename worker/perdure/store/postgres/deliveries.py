@@ -16,7 +16,7 @@ from perdure.model.hints import Hint
 from perdure.model.runs import RunId, RunState, WorkerId
 from perdure.store import records
 from perdure.store.postgres.arrays import boolean, byteas, column, int4s, int8s, texts
-from perdure.store.postgres.connection import AnswerLostError, Lanes, Row, look_first
+from perdure.store.postgres.connection import AnswerLostError, Lanes, Patience, Row, look_first
 from perdure.store.postgres.gathering import Ask, Gathering
 
 Delivered = tuple[RunId | None, Hint]
@@ -64,6 +64,7 @@ class Deliveries:
         return await message.answer
 
     async def _write(self, batch: Sequence[_Message]) -> None:
+        patience: Patience | None = None
         while batch:
             instances = {(message.namespace, message.instance) for message in batch}
             parameters = {
@@ -74,8 +75,10 @@ class Deliveries:
                 **_addresses(batch),
             }
             try:
-                rows = await self._lanes.pick(len(batch)).fetch("deliver", parameters, on_repeat=look_first)
+                lane = self._lanes.pick(len(batch))
+                rows = await lane.fetch("deliver", parameters, on_repeat=look_first, patience=patience)
             except AnswerLostError:
+                patience = patience or Patience()
                 batch = await self._undelivered(batch)
                 continue
             _settle(batch, rows)

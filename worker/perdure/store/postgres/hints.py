@@ -23,7 +23,7 @@ from perdure.errors import StoreError
 from perdure.model.hints import NOTHING, Audience, Hint
 from perdure.store.postgres import arrays
 from perdure.store.postgres.address import Address, unavailable
-from perdure.store.postgres.connection import Lane, Pooler
+from perdure.store.postgres.connection import Lane, Patience, Pooler
 from perdure.store.postgres.notices import Notice, channel_of, decoded, encoded
 from perdure.store.postgres.sealing import Seal
 from perdure.store.postgres.socket import Socket
@@ -123,7 +123,7 @@ class Hints:
                 began_at = monotonic()
                 with contextlib.suppress(StoreError):  # lost hints cost a poll
                     parameters = {"channels": arrays.texts(channels), "payloads": arrays.texts(payloads)}
-                    await self._lane.fetch("notify", parameters, patience=0)
+                    await self._lane.fetch("notify", parameters, patience=Patience(0))
                 self._rest(began_at)
         finally:
             self._task = None

@@ -14,7 +14,7 @@ from perdure.model.hints import NOTHING, Hint
 from perdure.model.runs import RunId, WorkerId
 from perdure.store import records
 from perdure.store.postgres.arrays import Bytea, boolean, int8, text
-from perdure.store.postgres.connection import AnswerLostError, Lane, Parameters, Row, look_first
+from perdure.store.postgres.connection import AnswerLostError, Lane, Parameters, Patience, Row, look_first
 
 _encoder = msgspec.json.Encoder()
 
@@ -44,13 +44,15 @@ async def terminate(
         "event": Bytea(_encoder.encode(event)),
     }
     rows: list[Row] = []
+    patience: Patience | None = None
     while not rows:
         try:
-            rows = await lane.fetch("terminate", parameters, on_repeat=look_first)
+            rows = await lane.fetch("terminate", parameters, on_repeat=look_first, patience=patience)
             break
         except errors.UniqueViolation:
             pass  # the owner recorded a turn at the same place in the same moment; the next try comes after it
         except AnswerLostError:
+            patience = patience or Patience()
             # Another instance of the same id may be open by now, which nobody wants to end.
             rows = await lane.fetch("terminated", parameters)
     if not rows:

@@ -33,7 +33,7 @@ from perdure.store.base import TOO_LARGE, UNREADABLE, Taker
 from perdure.store.postgres import flushing, leasing, owning, rows, starting, tasking
 from perdure.store.postgres.address import Address, check_settings
 from perdure.store.postgres.births import Births
-from perdure.store.postgres.connection import Lane, Lanes, LeaseLine, Pooler
+from perdure.store.postgres.connection import Lane, Lanes, LeaseLine, Patience, Pooler
 from perdure.store.postgres.deliveries import Deliveries
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.migrate import check_version
@@ -250,7 +250,7 @@ class PostgresStore(PostgresReads):
 
 async def _check(lane: Lane, address: Address) -> None:
     try:
-        ((version, isolation, synchronous_commit),) = await lane.fetch("version", {}, patience=0)
+        ((version, isolation, synchronous_commit),) = await lane.fetch("version", {}, patience=Patience(0))
     except SchemaVersionError:
         check_version(0, address.database, address.host)  # there is no table of migrations
     else:
