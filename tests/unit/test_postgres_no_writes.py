@@ -62,7 +62,7 @@ def test_who_asks_a_database_that_takes_no_writes_is_told_so(
     async def test(stage: PostgresStage) -> None:
         await stage.start("order-1")
         async with no_writes(stage.dsn):
-            with pytest.raises(StoreUnavailableError, match="read-only"):
+            with pytest.raises(StoreUnavailableError, match="takes no writes"):
                 await ASKED[what](stage.store)
         await ASKED[what](stage.store)
 
@@ -80,7 +80,7 @@ def test_behind_a_pooler_a_database_that_takes_writes_again_is_written_to_again(
             lease = await store.register(worker_info("one"))
             async with no_writes(database):
                 starting = asyncio.create_task(store.start(new_run("order-1")))
-                with pytest.raises(StoreUnavailableError, match="read-only"):
+                with pytest.raises(StoreUnavailableError, match="takes no writes"):
                     await asyncio.to_thread(store.renew, lease)
                 assert not starting.done()
             assert (await starting).created
@@ -92,3 +92,15 @@ def test_behind_a_pooler_a_database_that_takes_writes_again_is_written_to_again(
         asyncio.run(through())
     finally:
         bouncer.stop()
+
+
+def test_a_migration_of_a_database_that_takes_no_writes_says_so_and_succeeds_later(database: str) -> None:
+    async def live_through() -> None:
+        async with no_writes(database):
+            with pytest.raises(StoreUnavailableError, match="takes no writes"):
+                migrate(database)
+        assert migrate(database)
+        async with no_writes(database):
+            assert migrate(database) == [], "there is nothing to write"
+
+    asyncio.run(live_through())

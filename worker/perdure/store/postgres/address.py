@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
+from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from perdure.errors import RequestError, StoreUnavailableError
@@ -102,9 +103,17 @@ def refuses_options(error: psycopg.Error) -> bool:
 
 
 def unavailable(address: Address, error: BaseException) -> StoreUnavailableError:
-    """Return the error for a database that does not answer."""
+    """Return the error for a database that does not do what it is asked, and may do it later."""
     reason = " ".join(str(error).split()) or type(error).__name__
+    match error:
+        case errors.ReadOnlySqlTransaction():
+            what = "takes no writes"
+            action = "It is a standby or was made read-only: let the URL lead to a server that takes them"
+        case errors.DiskFull() | errors.OutOfMemory() | errors.IoError():
+            what, action = "cannot write", "Give it what it lacks"
+        case _:
+            what, action = "cannot be reached", "Check that it runs and that the URL is right"
     return StoreUnavailableError(
-        f"PostgreSQL at {address.host} (database {address.database}) cannot be reached: {reason}. "
-        "Check that it runs and that the URL is right; nothing was lost and the call may be repeated"
+        f"PostgreSQL at {address.host} (database {address.database}) {what}: {reason}. "
+        f"{action}; nothing was lost and the call may be repeated"
     )

@@ -44,8 +44,8 @@ def migrate(dsn: str) -> list[str]:
     """Bring the schema up to this release and return the names of the migrations applied now.
 
     Each migration is one transaction; several processes may call this at once. Where nothing is to be done, the right
-    to read is enough. Raises `StoreUnavailableError` when the database cannot be reached, `RequestError` when the role
-    may not do it.
+    to read is enough. Raises `StoreUnavailableError` when the database cannot be reached or takes no writes,
+    `RequestError` when the role may not do it.
     """
     address = Address.parse(dsn)
     applied: list[str] = []
@@ -58,7 +58,7 @@ def migrate(dsn: str) -> list[str]:
                 for migration in migrations()
                 if not _is_there(connection, migration) and _apply(connection, migration)
             )
-    except psycopg.OperationalError as error:
+    except (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction) as error:
         raise unavailable(address, error) from error
     except psycopg.errors.InsufficientPrivilege as error:
         reason = " ".join(str(error).split())
