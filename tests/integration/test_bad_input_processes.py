@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from perdure import Client
 from tests.support.cli import Cli, eventually
 from tests.support.debian import need
 
@@ -43,6 +45,20 @@ def test_a_run_that_kills_its_workers_is_held_and_those_beside_it_complete(cli: 
     cli.out("resume", "killer")
     assert cli.describe("killer")["phase"] in ("Pending", "Running")
     cli.out("terminate", "killer")
+
+
+def test_many_large_runs_are_not_in_the_memory_of_a_worker_at_once(cli: Cli) -> None:
+    async def start() -> None:
+        async with Client.connect(cli.url) as client:
+            for number in range(100):
+                await client.start("measures", 2_000_000 * "x", id=f"large-{number}")
+
+    asyncio.run(start())
+    with cli.worker(modules=SAMPLES) as worker:
+        eventually(lambda: list(phases(cli).values()) == 100 * ["Succeeded"], "all of them")
+        status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    [peak] = re.findall(r"VmHWM:\s*(\d+) kB", status)
+    assert int(peak) < 200_000, "less than the inputs together, and it needs 60 MB for itself"
 
 
 def find_faketime() -> Path | None:

@@ -44,6 +44,12 @@ async def harmless() -> str:
 
 
 @workflow.define
+async def measures(text: str) -> int:
+    """Return how long the input is."""
+    return len(text)
+
+
+@workflow.define
 async def keeps_time() -> list[float]:
     """Return how long a timer, a retry and a timeout took, by the durable clock."""
     moments = [workflow.now()]

@@ -123,7 +123,8 @@ class ClaimedRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A run with everything needed to go on: whole history and inbox, in order.
 
     ``tasks`` are the ``seq`` of the activities that have a row in the task table; ``details`` has what attempts said
-    with their last heartbeats, by ``seq``. A ``suspect`` may be what ended its last owners.
+    with their last heartbeats, by ``seq``. A ``suspect`` may be what ended its last owners. ``left_others``: there are
+    more to claim, for which the claim had no room, because runs like this one have so many bytes.
     """
 
     info: RunInfo
@@ -135,6 +136,7 @@ class ClaimedRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     deadline: Microseconds | None
     suspect: bool = False
     details: Mapping[int, bytes] = {}
+    left_others: bool = False
 
 
 class ClaimAnswer(Enum):

@@ -122,7 +122,7 @@ class ClaimLoop:
         if room <= 0:
             return False
         self._home.charge.tally.claims += len(claimed)
-        self._left_some = len(claimed) == room
+        self._left_some = len(claimed) == room or any(run.left_others for run in claimed)
         for run in claimed:
             self._home.adopt(run)
             if run.suspect:

@@ -73,6 +73,7 @@ class Claims:
                 "again": boolean(again),
                 "limit": int4(taking),
                 "most": int8(rows.MOST_OF_A_RUN),
+                "enough": int8(rows.ENOUGH_FOR_A_CLAIM),
             }
 
         def repeated() -> Parameters:

@@ -25,6 +25,8 @@ from perdure.store.postgres.connection import Row
 
 MOST_OF_A_RUN = 500_000_000
 """Bytes of a run that a worker still loads."""
+ENOUGH_FOR_A_CLAIM = 16_000_000
+"""Bytes of runs after which a claim takes no further ones. Decoded and replayed they are several times as large."""
 
 _failure_encoder = msgspec.json.Encoder()
 _failure_decoder = msgspec.json.Decoder(Failure)
@@ -67,6 +69,7 @@ def claimed_run(row: Row, namespace: str) -> ClaimedRun:
         deadline=row[7],
         suspect=row[17],
         details=dict(zip(row[18] or (), row[19] or (), strict=True)),
+        left_others=row[20],
     )
 
 

@@ -9,6 +9,8 @@
 -- has other numbers is not fresh, and the caller asks again (again, limit 0), in a snapshot that shows everything.
 -- The same branch finds the runs of a claim whose answer was lost, by the tag of the claim.
 --
+-- The answer brings whole histories: no further run is taken once those before it have :enough bytes, so that a worker
+-- has room for them, whatever its runs have recorded. Those that are left are free again at the end of the statement.
 -- A run of more than :most bytes, which a row of an answer could hardly have, comes without them, and is held.
 --
 -- A run that two owners in a row did not survive is taken alone and before others, so that it is known which run it was
@@ -17,9 +19,9 @@ WITH me AS MATERIALIZED (
     SELECT id, namespace, build, queues, workflows FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
 ), suspect AS MATERIALIZED (
-    SELECT found.id
+    SELECT found.id, found.mail
     FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
-        SELECT r.id FROM perdure.run r
+        SELECT r.id, r.mail FROM perdure.run r
         WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 0 AND r.takeovers >= 2 AND r.takeovers < 5
           AND NOT r.suspended AND r.workflow = ANY (me.workflows) AND (r.build IS NULL OR r.build = me.build)
         ORDER BY r.id
@@ -29,9 +31,9 @@ WITH me AS MATERIALIZED (
     ORDER BY found.id
     LIMIT least(:limit::integer, 1)
 ), due AS MATERIALIZED (
-    SELECT found.id
+    SELECT found.id, found.mail
     FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
-        SELECT r.id, r.wake_at FROM perdure.run r
+        SELECT r.id, r.mail, r.wake_at FROM perdure.run r
         WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 2 AND r.wake_at <= now()
           AND NOT r.suspended AND r.workflow = ANY (me.workflows) AND (r.build IS NULL OR r.build = me.build)
         ORDER BY r.wake_at
@@ -41,9 +43,9 @@ WITH me AS MATERIALIZED (
     ORDER BY found.wake_at, found.id
     LIMIT :limit::integer
 ), ready AS MATERIALIZED (
-    SELECT found.id
+    SELECT found.id, found.mail
     FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
-        SELECT r.id, r.priority FROM perdure.run r
+        SELECT r.id, r.mail, r.priority FROM perdure.run r
         WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 0 AND r.takeovers < 2
           AND NOT r.suspended AND r.workflow = ANY (me.workflows) AND (r.build IS NULL OR r.build = me.build)
         ORDER BY r.priority DESC, r.id
@@ -55,7 +57,17 @@ WITH me AS MATERIALIZED (
     ORDER BY found.priority DESC, found.id
     LIMIT :limit::integer - (SELECT count(*) FROM due)
 ), chosen AS MATERIALIZED (
-    SELECT id FROM suspect UNION ALL SELECT id FROM due UNION ALL SELECT id FROM ready
+    SELECT id, mail FROM suspect UNION ALL SELECT id, mail FROM due UNION ALL SELECT id, mail FROM ready
+), weighed AS MATERIALIZED (
+    SELECT id, bytes, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) - bytes AS before
+    FROM chosen CROSS JOIN LATERAL (
+        SELECT (SELECT coalesce(sum(length(events)), 0) FROM perdure.history WHERE run_id = chosen.id)
+             + (SELECT coalesce(sum(length(data)), 0) FROM perdure.payload WHERE run_id = chosen.id)
+             + (SELECT coalesce(sum(length(body)), 0) FROM perdure.inbox WHERE run_id = chosen.id AND chosen.mail > 0)
+               AS bytes
+        -- Without it each use of the number would be a look of its own.
+        OFFSET 0
+    ) weight
 ), fence AS MATERIALIZED (
     SELECT id FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND EXISTS (SELECT FROM chosen)
@@ -64,53 +76,54 @@ WITH me AS MATERIALIZED (
     UPDATE perdure.run r
     SET state = 1, owner = fence.id, claim = :claim::bigint, claims = r.claims + 1, claimed_at = now(),
         wake_at = NULL, started_at = CASE WHEN r.claims = 0 THEN now() ELSE r.started_at END
-    FROM chosen CROSS JOIN fence
-    WHERE r.id = ANY (ARRAY[chosen.id])
-    RETURNING r.id, r.instance, r.workflow, r.queue, r.priority, r.key, r.claims, r.mail, r.created_at, r.deadline,
-        r.takeovers >= 2 AS suspect
+    FROM weighed CROSS JOIN fence
+    WHERE r.id = ANY (ARRAY[weighed.id]) AND weighed.before < :enough::bigint
+    RETURNING r.id, r.instance, r.workflow, r.queue, r.priority, r.key, r.claims, r.mail, r.beats, r.created_at,
+        r.deadline, r.takeovers >= 2 AS suspect, weighed.bytes
 ), started AS (
     INSERT INTO perdure.status_change (run_id)
     SELECT id FROM claimed WHERE claims = 1 AND key IS NOT NULL
     RETURNING run_id
 ), taken AS (
-    SELECT c.id, c.instance, c.workflow, c.queue, c.priority, c.mail, c.created_at, c.deadline, c.suspect,
-           seen.mail = c.mail AND seen.claims + 1 = c.claims AS fresh
+    SELECT c.id, c.instance, c.workflow, c.queue, c.priority, c.mail, c.claims, c.beats, c.created_at, c.deadline,
+           c.suspect, c.bytes, seen.mail = c.mail AND seen.claims + 1 = c.claims AS fresh
     FROM claimed c JOIN perdure.run seen ON seen.id = ANY (ARRAY[c.id])
     UNION ALL
-    SELECT r.id, r.instance, r.workflow, r.queue, r.priority, r.mail, r.created_at, r.deadline, r.takeovers >= 2,
-           true
+    SELECT r.id, r.instance, r.workflow, r.queue, r.priority, r.mail, r.claims, r.beats, r.created_at, r.deadline,
+           r.takeovers >= 2, weight.bytes, true
     FROM me CROSS JOIN LATERAL (SELECT * FROM perdure.run WHERE owner = me.id AND state = 1 OFFSET 0) r
+    CROSS JOIN LATERAL (
+        SELECT (SELECT coalesce(sum(length(events)), 0) FROM perdure.history WHERE run_id = r.id)
+             + (SELECT coalesce(sum(length(data)), 0) FROM perdure.payload WHERE run_id = r.id)
+             + (SELECT coalesce(sum(length(body)), 0) FROM perdure.inbox WHERE run_id = r.id) AS bytes
+    ) weight
     WHERE :again::boolean AND r.claim = :claim::bigint
 )
 SELECT t.id, t.instance, t.workflow, t.queue, t.priority, t.mail,
        (extract(epoch FROM t.created_at) * 1000000)::bigint, (extract(epoch FROM t.deadline) * 1000000)::bigint,
        EXISTS (SELECT FROM started),
-       h.seqs, h.events, p.seqs, p.data, i.numbers, i.bodies, k.seqs, z.bytes, t.suspect, b.seqs, b.details, t.fresh
+       h.seqs, h.events, p.seqs, p.data, i.numbers, i.bodies, k.seqs, t.bytes, t.suspect, b.seqs, b.details,
+       EXISTS (SELECT FROM weighed WHERE before >= :enough), t.fresh
 FROM me
 LEFT JOIN taken t ON true
 LEFT JOIN LATERAL (
-    SELECT (SELECT coalesce(sum(length(events)), 0) FROM perdure.history WHERE run_id = t.id)
-         + (SELECT coalesce(sum(length(data)), 0) FROM perdure.payload WHERE run_id = t.id)
-         + (SELECT coalesce(sum(length(body)), 0) FROM perdure.inbox WHERE run_id = t.id) AS bytes
-) z ON true
-LEFT JOIN LATERAL (
     SELECT array_agg(seq ORDER BY seq) AS seqs, array_agg(events ORDER BY seq) AS events
-    FROM perdure.history WHERE run_id = t.id AND z.bytes <= :most::bigint
+    FROM perdure.history WHERE run_id = t.id AND t.bytes <= :most::bigint
 ) h ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(seq ORDER BY seq, ordinal) AS seqs, array_agg(data ORDER BY seq, ordinal) AS data
-    FROM perdure.payload WHERE run_id = t.id AND z.bytes <= :most::bigint
+    FROM perdure.payload WHERE run_id = t.id AND t.bytes <= :most::bigint
 ) p ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(number ORDER BY number) AS numbers, array_agg(body ORDER BY number) AS bodies
-    FROM perdure.inbox WHERE run_id = t.id AND z.bytes <= :most::bigint
+    FROM perdure.inbox WHERE run_id = t.id AND t.mail > 0 AND t.bytes <= :most::bigint
 ) i ON true
 LEFT JOIN LATERAL (
-    SELECT array_agg(seq ORDER BY seq) AS seqs FROM perdure.task WHERE run_id = t.id
+    SELECT array_agg(seq ORDER BY seq) AS seqs FROM perdure.task WHERE run_id = t.id AND t.claims > 1
 ) k ON true
 LEFT JOIN LATERAL (
     SELECT array_agg(seq ORDER BY seq) AS seqs, array_agg(details ORDER BY seq) AS details
-    FROM perdure.heartbeat WHERE run_id = t.id
+    FROM perdure.heartbeat WHERE run_id = t.id AND t.beats
 ) b ON true;
 
 -- name: claim_announced

@@ -1,0 +1,58 @@
+"""Claims bring whole histories: of large runs only as many come at a time as a worker has room for."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.model.runs import Park
+from perdure.model.workers import Lease
+from perdure.store.postgres import rows
+from tests.support.stores import NAMESPACE, PostgresStage, behaviour, completed_activity, signal, turn
+
+LARGE = f'"{1000 * "x"}"'
+
+
+@pytest.fixture(autouse=True)
+def _little_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "ENOUGH_FOR_A_CLAIM", 2000)
+
+
+async def claim(stage: PostgresStage, lease: Lease) -> list[tuple[str, bool]]:
+    """Return which runs one claim takes, and what each says of others."""
+    return [(run.info.id, run.left_others) for run in await stage.store.claim(lease, 10)]
+
+
+@behaviour
+async def test_a_claim_that_has_enough_bytes_leaves_the_other_runs_to_the_next_one(stage: PostgresStage) -> None:
+    lease = await stage.worker()
+    for number in range(5):
+        await stage.start(f"order-{number}", input=f"[{LARGE}]".encode())
+    assert await claim(stage, lease) == [("order-0", True), ("order-1", True)]
+    other = await stage.worker("two")
+    assert await claim(stage, other) == [("order-2", True), ("order-3", True)]
+    assert await claim(stage, lease) == [("order-4", False)]
+    assert await claim(stage, lease) == []
+
+
+@behaviour
+async def test_a_run_that_is_larger_than_enough_is_claimed_alone(stage: PostgresStage) -> None:
+    lease = await stage.worker()
+    for instance, size in (("small", 1), ("large", 5), ("last", 1)):
+        await stage.start(instance, input=f"[{','.join(size * [LARGE])}]".encode())
+    assert await claim(stage, lease) == [("small", True), ("large", True)]
+    assert await claim(stage, lease) == [("last", False)]
+
+
+@behaviour
+async def test_messages_and_turns_weigh_as_much_as_input(stage: PostgresStage) -> None:
+    lease = await stage.worker()
+    for instance in ("order-1", "order-2", "order-3"):
+        run_id = await stage.owned(lease, instance)
+        assert (
+            await stage.flush(lease, run_id, turn(1, completed_activity(1, LARGE)), Park(mail=0, wake_at=None))
+        ).ended
+    for instance in ("order-1", "order-2", "order-3"):
+        await stage.store.deliver(NAMESPACE, instance, signal("1", LARGE))
+    assert await claim(stage, lease) == [("order-1", True)]
+    assert await claim(stage, lease) == [("order-2", True)]
+    assert await claim(stage, lease) == [("order-3", False)]
