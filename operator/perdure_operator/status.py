@@ -161,7 +161,8 @@ def _fields(run: RunSummary, *, served: bool) -> dict[str, Any]:
     if isinstance(run.outcome, WorkflowExecutionCompleted):
         result = bytes(run.outcome.result)
         fields["result"] = _cut(result.decode("utf-8", "replace"), _RESULT)
-        fields["resultRef"] = {"runId": str(run.run_id), "size": len(result)}
+        size = len(result) if run.result_size is None else run.result_size
+        fields["resultRef"] = {"runId": str(run.run_id), "size": size}
     return fields
 
 

@@ -31,7 +31,7 @@ from .status import project
 logger = logging.getLogger("perdure.operator")
 
 PAGE = 200
-"""Changes that are read at once; few, since a summary may carry a large result."""
+"""Changes that are read at once."""
 POLL = 1.0
 PACE = 0.05
 """Seconds between two looks at the changes: at most POLL when nobody hints, at least PACE when everybody does."""

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import asyncio
 
-from perdure.model.events import WorkflowExecutionTerminated
+from perdure.model.events import WorkflowExecutionCompleted, WorkflowExecutionTerminated
 from perdure.model.hints import Audience, Hint
-from perdure.model.runs import Hold, NewTask, Park, Release, RunId, RunState, Visible
+from perdure.model.runs import Hold, NewTask, Park, Release, RunId, RunState, RunSummary, Visible
 from perdure.store.base import Poller, Queue, RunFilter
-from tests.support.stores import NAMESPACE, Stage, behaviour, close, completed_activity, signal, turn, worker_info
+from tests.support.stores import (
+    NAMESPACE,
+    Stage,
+    behaviour,
+    close,
+    completed,
+    completed_activity,
+    signal,
+    turn,
+    worker_info,
+)
 
 
 @behaviour
@@ -95,6 +105,37 @@ async def test_runs_are_found_by_key_of_whatever_namespace(stage: Stage) -> None
     await stage.flush(lease, one, turn(1), close())
     assert await stage.store.open_keys() == {"uid-2": ("neighbour", "order-2")}
     assert {run.run_id for run in await stage.store.by_key(["uid-1"])} == {one}
+
+
+@behaviour
+async def test_who_reads_many_runs_gets_the_beginning_of_a_long_result_and_its_size(stage: Stage) -> None:
+    lease = await stage.worker()
+    for instance, length in (("short", 10), ("long", 1_000_000)):
+        run_id = await stage.owned(lease, instance, key=instance)
+        await stage.flush(lease, run_id, turn(1), close(completed(f'"{length * "ü"}"')))
+    readers = {
+        "by key": await stage.store.by_key(["short", "long"]),
+        "newest": await stage.store.newest([(NAMESPACE, "short"), (NAMESPACE, "long")]),
+        "changes": await changed(stage),
+    }
+    for reader, runs in readers.items():
+        short, long = sorted(runs, key=lambda run: run.id, reverse=True)
+        assert (result(short), short.result_size) == (f'"{10 * "ü"}"'.encode(), None), reader
+        assert long.result_size == 2_000_002, reader
+        assert result(long).startswith(f'"{500 * "ü"}'.encode()), reader
+        assert len(result(long)) < 5_000, reader
+    whole = await stage.summary("long")
+    assert (len(result(whole)), whole.result_size) == (2_000_002, None)
+
+
+async def changed(stage: Stage) -> list[RunSummary]:
+    """Return each run whose visible state changed, once."""
+    return list({change.run.id: change.run for change in await stage.store.status_changes(100)}.values())
+
+
+def result(run: RunSummary) -> bytes:
+    assert isinstance(run.outcome, WorkflowExecutionCompleted)
+    return bytes(run.outcome.result)
 
 
 @behaviour

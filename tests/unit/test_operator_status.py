@@ -268,3 +268,10 @@ def test_a_result_is_referred_to_when_it_is_cut_and_only_then(size: int, cut: bo
     assert ("resultRef" in status) == status["result"].endswith(MARKER) == cut
     if cut:
         assert status["resultRef"] == {"runId": "17", "size": size + 2}
+
+
+def test_a_result_of_which_only_the_beginning_was_read_looks_the_same() -> None:
+    text = '"' + "ü" * 1_000 + '"'
+    whole = written(run(RunState.COMPLETED, outcome=WorkflowExecutionCompleted(msgspec.Raw(text.encode()))))
+    beginning = WorkflowExecutionCompleted(msgspec.Raw(text.encode()[:1_502]))  # half of a character at its end
+    assert written(run(RunState.COMPLETED, outcome=beginning, result_size=len(text.encode()))) == whole

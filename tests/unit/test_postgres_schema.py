@@ -246,7 +246,17 @@ WHOLE = COUNTED | {("recover", "run_owned"), ("recover", "task_owned")}
 def test_every_statement_of_the_hot_path_finds_its_rows_by_an_index(migrated: str, state: str) -> None:
     """Whatever the server believes about the tables: a plan made on that stays for a while when they have grown."""
     small = {"worker"}  # a row for each process; some statements look at all of them
-    others = {"wait_for_disk", "version", "announcement_key", "notify", "list_runs", "open_keys", "workers", "pollers"}
+    others = {
+        "wait_for_disk",
+        "dismiss",
+        "version",
+        "announcement_key",
+        "notify",
+        "list_runs",
+        "open_keys",
+        "workers",
+        "pollers",
+    }
     with psycopg.connect(Address.parse(migrated).with_settings(hot=True), autocommit=True) as connection:
         if state == "emptied":
             connection.execute(EMPTIED)

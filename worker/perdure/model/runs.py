@@ -311,6 +311,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     outcome: Closing | ClosedFromOutside | Unreadable | None
     suspended: bool = False
     build: str | None = None
+    result_size: int | None = None
+    """Bytes of a result of which ``outcome`` has only the beginning, and no longer JSON; None: it has all there is."""
 
     @property
     def phase(self) -> str:

@@ -344,10 +344,13 @@ class ReadStore(Protocol):
         """
 
     async def by_key(self, keys: Sequence[str]) -> list[RunSummary]:
-        """Return the runs that were started with these keys."""
+        """Return the runs that were started with these keys, with the beginnings of long results."""
 
     async def newest(self, instances: Sequence[tuple[str, str]]) -> list[RunSummary]:
-        """Return the newest run of each of these instances, given as (namespace, instance)."""
+        """Return the newest run of each of these instances, given as (namespace, instance).
+
+        Of a long result they have the beginning.
+        """
 
     async def open_keys(self) -> dict[str, tuple[str, str]]:
         """Return key -> (namespace, instance) of every open run that has a key."""
@@ -368,7 +371,7 @@ class ReadStore(Protocol):
         """Return which queues are served with which builds, in all namespaces."""
 
     async def status_changes(self, limit: int, after: int = 0) -> list[StatusChange]:
-        """Return changes of runs with a key, oldest first, of all namespaces.
+        """Return changes of runs with a key, oldest first, of all namespaces, with the beginnings of long results.
 
         ``after`` is the number of a change: only those with higher numbers. One with a lower number may still come.
         """

@@ -153,13 +153,13 @@ class MemoryReads:
     async def by_key(self, keys: Sequence[str]) -> list[RunSummary]:
         """Return the runs that were started with these keys."""
         with self.lock:
-            return [self._summary(run) for run in self.runs.values() if run.key is not None and run.key in keys]
+            return [self._brief(run) for run in self.runs.values() if run.key is not None and run.key in keys]
 
     async def newest(self, instances: Sequence[tuple[str, str]]) -> list[RunSummary]:
         """Return the newest run of each of these instances."""
         with self.lock:
             found = {(run.namespace, run.instance): run for run in self.runs.values()}
-            return [self._summary(found[each]) for each in dict.fromkeys(instances) if each in found]
+            return [self._brief(found[each]) for each in dict.fromkeys(instances) if each in found]
 
     async def open_keys(self) -> dict[str, tuple[str, str]]:
         """Return key -> (namespace, instance) of every open run that has a key."""
@@ -258,13 +258,19 @@ class MemoryReads:
         """Return changes of runs with a key, oldest first."""
         with self.lock:
             oldest = [each for each in self.changes.items() if each[0] > after][:limit]
-            return [StatusChange(number=number, run=self._summary(self.runs[run_id])) for number, run_id in oldest]
+            return [StatusChange(number=number, run=self._brief(self.runs[run_id])) for number, run_id in oldest]
 
     async def acknowledge(self, numbers: Sequence[int]) -> None:
         """Forget changes that have been written to their objects."""
         with self.lock:
             for number in numbers:
                 self.changes.pop(number, None)
+
+    def _brief(self, run: RunRow) -> RunSummary:
+        summary = self._summary(run)
+        if run.outcome is None or run.state is not RunState.COMPLETED or len(run.outcome) <= records.LONG:
+            return summary
+        return records.with_beginning(summary, run.outcome[: records.BEGINNING], len(run.outcome))
 
     def _summary(self, run: RunRow) -> RunSummary:
         worker = self.workers_by_id.get(run.owner) if run.owner is not None else None

@@ -21,9 +21,10 @@ from perdure.model.events import (
     Turn,
     TurnHeader,
     Unreadable,
+    WorkflowExecutionCompleted,
     WorkflowExecutionStarted,
 )
-from perdure.model.runs import ClaimedRun, Commit, HistoryEvent, Hold, NewRun, Park, RunId, RunInfo
+from perdure.model.runs import ClaimedRun, Commit, HistoryEvent, Hold, NewRun, Park, RunId, RunInfo, RunSummary
 
 T = TypeVar("T")
 Outcome: TypeAlias = Closing | ClosedFromOutside
@@ -31,7 +32,10 @@ Message: TypeAlias = Incoming | ClosedFromOutside
 
 LARGE = 32_768
 """Payloads above this many bytes are kept out of the history row."""
+LONG, BEGINNING = 16_384, 2_048
+"""Outcomes of completed runs with more bytes than the first are cut to the second for who reads many runs at a time."""
 
+_COMPLETED = JSON + b'["wc",'
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encoder = msgspec.json.Encoder()
 _raw_decoder = msgspec.json.Decoder(msgspec.Raw)
@@ -106,6 +110,13 @@ def outcome_for_readers(data: bytes | memoryview) -> Outcome | Unreadable:
         return decode_outcome(data)
     except PayloadError as error:
         return Unreadable(str(error))
+
+
+def with_beginning(summary: RunSummary, beginning: bytes, size: int) -> RunSummary:
+    """Return the summary of a completed run with the beginning of its outcome, which has ``size`` bytes as a whole."""
+    frame = len(_COMPLETED) + 1
+    event = WorkflowExecutionCompleted(msgspec.Raw(beginning[len(_COMPLETED) :]))
+    return msgspec.structs.replace(summary, outcome=event, result_size=size - frame)
 
 
 def readable(rows: Iterable[tuple[int, bytes, Sequence[bytes] | None]]) -> list[HistoryEvent]:

@@ -42,13 +42,13 @@ class PostgresReads:
 
     async def by_key(self, keys: Sequence[str]) -> list[RunSummary]:
         """Return the runs that were started with these keys."""
-        return [rows.summary(row) for row in await self._reads.fetch("by_key", {"keys": texts(keys)})]
+        return [rows.brief(row) for row in await self._reads.fetch("by_key", {"keys": texts(keys)})]
 
     async def newest(self, instances: Sequence[tuple[str, str]]) -> list[RunSummary]:
         """Return the newest run of each of these instances."""
         each = list(dict.fromkeys(instances))
         parameters = {"namespaces": texts([name for name, _ in each]), "instances": texts([name for _, name in each])}
-        return [rows.summary(row) for row in await self._reads.fetch("newest", parameters)]
+        return [rows.brief(row) for row in await self._reads.fetch("newest", parameters)]
 
     async def open_keys(self) -> dict[str, tuple[str, str]]:
         """Return key -> (namespace, instance) of every open run that has a key."""
@@ -101,7 +101,7 @@ class PostgresReads:
     async def status_changes(self, limit: int, after: int = 0) -> list[StatusChange]:
         """Return changes of runs with a key, oldest first."""
         found = await self._reads.fetch("status_changes", {"limit": int4(limit), "after": int8(after)})
-        return [StatusChange(number=row[0], run=rows.summary(row[1:])) for row in found]
+        return [StatusChange(number=row[0], run=rows.brief(row[1:])) for row in found]
 
     async def acknowledge(self, numbers: Sequence[int]) -> None:
         """Forget changes that have been written to their objects."""

@@ -28,6 +28,8 @@ MOST_OF_A_RUN = 500_000_000
 ENOUGH_FOR_A_CLAIM = 16_000_000
 """Bytes of runs after which a claim takes no further ones. Decoded and replayed they are several times as large."""
 
+_OUTCOME = 19
+"""The place of the outcome in ``summary``."""
 _failure_encoder = msgspec.json.Encoder()
 _failure_decoder = msgspec.json.Decoder(Failure)
 
@@ -96,6 +98,15 @@ def _failure(data: bytes) -> Failure | None:
         return None  # a newer release wrote it; the attempt does not depend on it
 
 
+def brief(row: Sequence[Any]) -> RunSummary:
+    """Return a row of the view ``brief``: the size of an outcome that was cut, then a row of ``summary``."""
+    size, *rest = row
+    if size is None:
+        return summary(rest)
+    beginning, rest[_OUTCOME] = rest[_OUTCOME], None
+    return records.with_beginning(summary(rest), beginning, size)
+
+
 def summary(row: Sequence[Any]) -> RunSummary:
     """Return a row of the view ``summary``; columns that a newer schema added are left aside."""
     return RunSummary(
@@ -118,7 +129,7 @@ def summary(row: Sequence[Any]) -> RunSummary:
         hold_reason=row[16],
         hold_message=row[17],
         cancel_requested=row[18],
-        outcome=None if row[19] is None else records.outcome_for_readers(row[19]),
+        outcome=None if row[_OUTCOME] is None else records.outcome_for_readers(row[_OUTCOME]),
         suspended=row[20],
         build=row[21],
     )

@@ -1,4 +1,4 @@
--- What readers ask. Columns of perdure.summary are taken by position: a newer schema may add some at the end.
+-- What readers ask. Columns of perdure.summary and perdure.brief are taken by position: a newer schema may add some at the end.
 
 -- name: version
 SELECT coalesce(max(version), 0), current_setting('transaction_isolation'), current_setting('synchronous_commit')
@@ -38,10 +38,10 @@ FROM (SELECT :run::bigint AS id) a LEFT JOIN perdure.run r ON r.id = a.id
 WHERE r.outcome IS NOT NULL OR r.instance IS NULL;
 
 -- name: by_key
-SELECT * FROM (SELECT * FROM perdure.summary WHERE key = ANY (:keys::text[]) OFFSET 0) s ORDER BY id;
+SELECT * FROM (SELECT * FROM perdure.brief WHERE key = ANY (:keys::text[]) OFFSET 0) b ORDER BY id;
 
 -- name: newest
-SELECT s.*
+SELECT b.*
 FROM unnest(:namespaces::text[], :instances::text[]) AS n (namespace, instance)
 CROSS JOIN LATERAL (
     SELECT coalesce(
@@ -53,7 +53,7 @@ CROSS JOIN LATERAL (
         )
     ) AS id
 ) r
-JOIN perdure.summary s ON s.id = ANY (ARRAY[r.id]);
+JOIN perdure.brief b ON b.id = ANY (ARRAY[r.id]);
 
 -- name: open_keys
 SELECT key, namespace, instance FROM perdure.run WHERE key IS NOT NULL AND closed_at IS NULL ORDER BY id;
@@ -117,11 +117,11 @@ FROM perdure.run
 WHERE closed_at IS NULL AND (:namespaces::text[] IS NULL OR namespace = ANY (:namespaces::text[]));
 
 -- name: status_changes
-SELECT c.number, s.*
+SELECT c.number, b.*
 FROM (
     SELECT number, run_id FROM perdure.status_change WHERE number > :after::bigint ORDER BY number LIMIT :limit::integer
 ) c
-JOIN perdure.summary s ON s.id = ANY (ARRAY[c.run_id])
+JOIN perdure.brief b ON b.id = ANY (ARRAY[c.run_id])
 ORDER BY c.number;
 
 -- name: acknowledge
