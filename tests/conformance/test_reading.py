@@ -116,6 +116,7 @@ async def test_who_reads_many_runs_gets_the_beginning_of_a_long_result_and_its_s
     readers = {
         "by key": await stage.store.by_key(["short", "long"]),
         "newest": await stage.store.newest([(NAMESPACE, "short"), (NAMESPACE, "long")]),
+        "page": await stage.store.list_runs(NAMESPACE, RunFilter()),
         "changes": await changed(stage),
     }
     for reader, runs in readers.items():

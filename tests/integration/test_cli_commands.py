@@ -208,6 +208,17 @@ def test_listing_filters_by_workflow_and_phase(cli: Cli) -> None:
     assert [run["id"] for run in cli.json("list", "--limit", "1")] == ["failing-1"]
 
 
+def test_a_list_says_how_long_a_long_result_is_and_result_prints_it(cli: Cli) -> None:
+    with cli.worker(modules=("tests.support.bad_input_samples",)):
+        cli.out("start", "repeats", "--id", "short", "10")
+        cli.out("start", "repeats", "--id", "long", "100000")
+        assert len(cli.out("result", "long").strip()) == 100_002
+    long, short = cli.json("list")
+    assert (long["id"], long["resultSize"], "result" in long) == ("long", 100_002, False)
+    assert (short["result"], "resultSize" in short) == (10 * "x", False)
+    assert len(cli.describe("long")["result"]) == 100_000
+
+
 @pytest.mark.usefixtures("worker")
 def test_describe_says_why_a_run_is_held_and_what_to_do_and_resume_frees_it(cli: Cli) -> None:
     cli.out("start", "missing", "--id", "missing-1")

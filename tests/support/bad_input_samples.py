@@ -50,6 +50,12 @@ async def measures(text: str) -> int:
 
 
 @workflow.define
+async def repeats(times: int) -> str:
+    """Return a text of so many characters."""
+    return times * "x"
+
+
+@workflow.define
 async def keeps_time() -> list[float]:
     """Return how long a timer, a retry and a timeout took, by the durable clock."""
     moments = [workflow.now()]

@@ -346,7 +346,10 @@ class Client:
     async def list(
         self, *, workflow: str | None = None, phases: Sequence[str] = (), limit: int = 50, before: int | None = None
     ) -> "list[RunSummary]":
-        """Return runs, newest first; ``before`` is the run id of the last row of the page before."""
+        """Return runs, newest first; ``before`` is the run id of the last row of the page before.
+
+        Of a result of more than 16 KB they have the beginning and the size; `WorkflowHandle.describe` has all of it.
+        """
         where = RunFilter(
             workflow=workflow,
             states=states_of(phases),

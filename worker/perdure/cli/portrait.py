@@ -100,7 +100,9 @@ def as_object(run: RunSummary) -> dict[str, Any]:
         "suspended": run.suspended,
         "build": run.build,
     }
-    if isinstance(run.outcome, WorkflowExecutionCompleted):
+    if run.result_size is not None:
+        plain["resultSize"] = run.result_size
+    elif isinstance(run.outcome, WorkflowExecutionCompleted):
         plain["result"] = run.outcome.result
     elif isinstance(run.outcome, WorkflowExecutionFailed):
         plain["failure"] = run.outcome.failure

@@ -356,7 +356,7 @@ class ReadStore(Protocol):
         """Return key -> (namespace, instance) of every open run that has a key."""
 
     async def list_runs(self, namespace: str, where: RunFilter) -> list[RunSummary]:
-        """Return one page of runs, newest first."""
+        """Return one page of runs, newest first, with the beginnings of long results."""
 
     async def history(self, run_id: RunId) -> list[HistoryEvent]:
         """Return every recorded event of a run, in order."""

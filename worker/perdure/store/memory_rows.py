@@ -182,7 +182,7 @@ class MemoryReads:
                 and (not where.states or run.state in where.states)
                 and (where.before is None or run.id < where.before)
             ]
-            return [self._summary(run) for run in found[: where.limit]]
+            return [self._brief(run) for run in found[: where.limit]]
 
     async def history(self, run_id: RunId) -> list[HistoryEvent]:
         """Return every recorded event of a run, in order."""

@@ -56,7 +56,7 @@ class PostgresReads:
         return {key: (namespace, instance) for key, namespace, instance in found}
 
     async def list_runs(self, namespace: str, where: RunFilter) -> list[RunSummary]:
-        """Return one page of runs, newest first."""
+        """Return one page of runs, newest first, with the beginnings of long results."""
         found = await self._pages.fetch(
             "list_runs",
             {
@@ -68,7 +68,7 @@ class PostgresReads:
                 "limit": int4(where.limit),
             },
         )
-        return [rows.summary(row) for row in found]
+        return [rows.brief(row) for row in found]
 
     async def history(self, run_id: RunId) -> list[HistoryEvent]:
         """Return every recorded event of a run, in order."""

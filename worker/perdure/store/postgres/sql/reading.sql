@@ -59,7 +59,7 @@ JOIN perdure.brief b ON b.id = ANY (ARRAY[r.id]);
 SELECT key, namespace, instance FROM perdure.run WHERE key IS NOT NULL AND closed_at IS NULL ORDER BY id;
 
 -- name: list_runs
-SELECT * FROM perdure.summary
+SELECT * FROM perdure.brief
 WHERE namespace = :namespace::text
   AND (:workflow::text IS NULL OR workflow = :workflow::text)
   AND (:instance::text IS NULL OR instance = :instance::text)
