@@ -45,8 +45,12 @@ WITH gone AS (
     WHERE (id = :worker::bigint AND epoch = :epoch::bigint) OR id = ANY (:dead::bigint[])
     RETURNING id
 ), owned AS MATERIALIZED (
+    -- Found apart from being locked: servers before 17 would go through all runs in their order otherwise.
     SELECT id FROM perdure.run
-    WHERE owner = ANY (ARRAY(SELECT id FROM gone)) AND state = 1 AND :worker::bigint IS NOT NULL
+    WHERE id = ANY (ARRAY(
+        SELECT id FROM perdure.run
+        WHERE owner = ANY (ARRAY(SELECT id FROM gone)) AND state = 1 AND :worker::bigint IS NOT NULL
+    )) AND owner = ANY (ARRAY(SELECT id FROM gone)) AND state = 1
     ORDER BY id
     FOR NO KEY UPDATE
 ), freed AS (
@@ -79,7 +83,11 @@ WITH me AS MATERIALIZED (
 ), orphans AS MATERIALIZED (
     SELECT r.id, r.owner, r.takeovers, r.taken_turn, r.claimed_at
     FROM perdure.run r
-    WHERE r.owner = ANY (ARRAY(SELECT owner FROM gone)) AND r.state = 1 AND r.namespace = :namespace::text
+    -- As in "expel": found by their owner, locked by their numbers.
+    WHERE r.id = ANY (ARRAY(
+        SELECT id FROM perdure.run
+        WHERE owner = ANY (ARRAY(SELECT owner FROM gone)) AND state = 1 AND namespace = :namespace::text
+    )) AND r.owner = ANY (ARRAY(SELECT owner FROM gone)) AND r.state = 1
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
 ), standing AS (
