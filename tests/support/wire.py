@@ -1,12 +1,13 @@
 """A wire between a client and PostgreSQL that knows the protocol.
 
-What lives here: `Wire`, which can lose the answer to a statement that the server has carried out, and can refuse
-settings as a pooler does. What must not: knowledge of the stores.
+What lives here: `Wire`, which can lose the answer to a statement that the server has carried out, can refuse settings
+as a pooler does, and speaks TLS with its clients if it is given a certificate. What must not: knowledge of the stores.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 import struct
 
 from tests.support.proxy import CHUNK, Ends, Proxy, pass_on
@@ -14,15 +15,21 @@ from tests.support.proxy import CHUNK, Ends, Proxy, pass_on
 READY = b"Z\x00\x00\x00\x05I"
 """The end of each answer of a server outside a transaction."""
 
+TLS, GSS = 80877103, 80877104
+"""What clients send first that would like to encrypt."""
+
 REFUSAL = b"SFATAL\x00VFATAL\x00C08P01\x00Munsupported startup parameter in options: plan_cache_mode\x00\x00"
 
 
 class Wire(Proxy):
     """Passes messages on, one by one."""
 
-    def __init__(self, dsn: str, *, refuses_options: bool = False) -> None:
+    def __init__(self, dsn: str, *, refuses_options: bool = False, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(dsn)
         self._refuses_options = refuses_options
+        self._tls = tls
+        self.encrypted = 0
+        """How many connections are, or were."""
         self._losing: bytes | None = None
         self._halving: bytes | None = None
         self.refused = 0
@@ -43,7 +50,7 @@ class Wire(Proxy):
 
     async def greet(self, client: Ends, /) -> bytes | None:
         reader, writer = client
-        startup = await _startup(reader, writer)
+        startup = await self._startup(reader, writer)
         if self._refuses_options and b"\x00options\x00" in startup:
             self.refused += 1
             writer.write(b"E" + struct.pack("!i", len(REFUSAL) + 4) + REFUSAL)
@@ -52,6 +59,20 @@ class Wire(Proxy):
             await writer.wait_closed()
             return None
         return startup
+
+    async def _startup(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """Return the first real message; without a certificate offers to encrypt are declined."""
+        while True:
+            head = await reader.readexactly(8)
+            length, code = struct.unpack("!ii", head)
+            if code not in {TLS, GSS}:
+                return head + await reader.readexactly(length - 8)
+            if code == TLS and self._tls is not None:
+                writer.write(b"S")
+                await writer.start_tls(self._tls)
+                self.encrypted += 1
+            else:
+                writer.write(b"N")
 
     async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event) -> None:
         seen = halving = False
@@ -82,13 +103,3 @@ class Wire(Proxy):
                     return
                 continue
             await pass_on(data, writer)
-
-
-async def _startup(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-    """Return the first real message; offers to encrypt are declined, as by a server without TLS."""
-    while True:
-        head = await reader.readexactly(8)
-        length, code = struct.unpack("!ii", head)
-        if code not in {80877103, 80877104}:
-            return head + await reader.readexactly(length - 8)
-        writer.write(b"N")
