@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
-from perdure.model.events import WorkflowExecutionCompleted, WorkflowExecutionTerminated
+from perdure.model.events import Unreadable, WorkflowExecutionCompleted, WorkflowExecutionTerminated
 from perdure.model.hints import Audience, Hint
 from perdure.model.runs import Hold, NewTask, Park, Release, RunId, RunState, RunSummary, Visible
+from perdure.store import records
 from perdure.store.base import Poller, Queue, RunFilter
 from tests.support.stores import (
     NAMESPACE,
@@ -127,6 +129,18 @@ async def test_who_reads_many_runs_gets_the_beginning_of_a_long_result_and_its_s
         assert len(result(long)) < 5_000, reader
     whole = await stage.summary("long")
     assert (len(result(whole)), whole.result_size) == (2_000_002, None)
+
+
+def test_the_beginning_of_a_result_that_only_a_newer_release_can_read_is_no_result() -> None:
+    summary = RunSummary(
+        id="order-1", run_id=RunId(1), namespace=NAMESPACE, workflow="order", queue="default", state=RunState.COMPLETED,
+        created_at=datetime.now(UTC), started_at=None, closed_at=None, wake_at=None, worker=None, priority=0, key=None,
+        waiting_for="", status_text="", progress="", hold_reason="", hold_message="", cancel_requested=False,
+        outcome=None,
+    )  # fmt: skip
+    seen = records.with_beginning(summary, b"\x02compressed", 100_000)
+    assert isinstance(seen.outcome, Unreadable)
+    assert seen.result_size is None
 
 
 async def changed(stage: Stage) -> list[RunSummary]:

@@ -217,6 +217,7 @@ class Store(Protocol):
 
         Parked runs whose time has come are first, so that a backlog of new runs cannot keep a timer from firing;
         then ready ones by priority, then age. A run that `SUSPECT` owners did not survive is taken alone, before all.
+        Of large runs fewer are taken: each then says that it ``left_others``.
         """
 
     async def claim_announced(self, lease: Lease, run: ClaimedRun, turn: Turn) -> ClaimAnswer:

@@ -114,6 +114,8 @@ def outcome_for_readers(data: bytes | memoryview) -> Outcome | Unreadable:
 
 def with_beginning(summary: RunSummary, beginning: bytes, size: int) -> RunSummary:
     """Return the summary of a completed run with the beginning of its outcome, which has ``size`` bytes as a whole."""
+    if not beginning.startswith(_COMPLETED):
+        return msgspec.structs.replace(summary, outcome=outcome_for_readers(beginning))  # a newer release wrote it
     frame = len(_COMPLETED) + 1
     event = WorkflowExecutionCompleted(msgspec.Raw(beginning[len(_COMPLETED) :]))
     return msgspec.structs.replace(summary, outcome=event, result_size=size - frame)

@@ -45,7 +45,7 @@ WITH gone AS (
     WHERE (id = :worker::bigint AND epoch = :epoch::bigint) OR id = ANY (:dead::bigint[])
     RETURNING id
 ), owned AS MATERIALIZED (
-    -- Found apart from being locked: servers before 17 would go through all runs in their order otherwise.
+    -- Found apart from being locked: PostgreSQL 15 and 16 may go through all runs in their order otherwise.
     SELECT id FROM perdure.run
     WHERE id = ANY (ARRAY(
         SELECT id FROM perdure.run

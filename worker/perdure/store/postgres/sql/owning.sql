@@ -65,7 +65,7 @@ WITH me AS MATERIALIZED (
              + (SELECT coalesce(sum(length(data)), 0) FROM perdure.payload WHERE run_id = chosen.id)
              + (SELECT coalesce(sum(length(body)), 0) FROM perdure.inbox WHERE run_id = chosen.id AND chosen.mail > 0)
                AS bytes
-        -- Without it each use of the number would be a look of its own.
+        -- Keeps each use of the number from being a look of its own.
         OFFSET 0
     ) weight
 ), fence AS MATERIALIZED (
