@@ -48,9 +48,8 @@ async def test_messages_and_turns_weigh_as_much_as_input(stage: PostgresStage) -
     lease = await stage.worker()
     for instance in ("order-1", "order-2", "order-3"):
         run_id = await stage.owned(lease, instance)
-        assert (
-            await stage.flush(lease, run_id, turn(1, completed_activity(1, LARGE)), Park(mail=0, wake_at=None))
-        ).ended
+        end = completed_activity(1, LARGE)
+        assert (await stage.flush(lease, run_id, turn(1, end), Park(mail=0, wake_at=None))).ended
     for instance in ("order-1", "order-2", "order-3"):
         await stage.store.deliver(NAMESPACE, instance, signal("1", LARGE))
     assert await claim(stage, lease) == [("order-1", True)]
