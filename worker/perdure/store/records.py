@@ -33,8 +33,8 @@ Message: TypeAlias = Incoming | ClosedFromOutside
 LARGE = 32_768
 """Payloads above this many bytes are kept out of the history row."""
 LONG, BEGINNING = 16_384, 2_048
-"""Outcomes of completed runs with more bytes than the first are cut to the second for who reads many runs at a time, with
-the same numbers as in the view ``perdure.brief``."""
+"""Outcomes of completed runs with more bytes than the first are cut to the second for who reads many runs at a time.
+The view ``perdure.brief`` has the same numbers."""
 
 _COMPLETED = JSON + b'["wc",'
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
