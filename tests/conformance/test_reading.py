@@ -212,8 +212,8 @@ async def test_status_changes_come_oldest_first_and_runs_without_a_key_have_none
 
 @behaviour
 async def test_those_who_listen_hear_of_work_mail_and_ends(stage: Stage) -> None:
-    lease = await stage.worker()
     other = await stage.another()
+    lease = await other.register(worker_info("one"))
     for audience in Audience:
         other.hear(audience)
     heard: list[Hint] = []

@@ -256,7 +256,7 @@ def test_every_statement_of_the_hot_path_finds_its_rows_by_an_index(release: Emb
     """Whatever the server believes about the tables: a plan made on that stays for a while when they have grown."""
     small = {"worker"}  # a row for each process; some statements look at all of them
     tableless = {"wait_for_disk", "dismiss", "notify"}
-    others = tableless | {"version", "announcement_key", "list_runs", "open_keys", "workers", "pollers"}
+    others = tableless | {"version", "announcement_key", "list_runs", "open_keys", "workers", "fleets", "pollers"}
     dsn = release.create_database()
     migrate(dsn)
     with psycopg.connect(Address.parse(dsn).with_settings(hot=True), autocommit=True) as connection:

@@ -13,6 +13,9 @@ import msgspec
 
 from perdure.model.runs import ClaimedRun, WorkerId
 
+MANY = 1 << 20
+"""So many runs or tasks that every worker may have some of them."""
+
 
 class Audience(StrEnum):
     """Whom a hint is for: it wakes nobody else."""
@@ -25,6 +28,9 @@ class Audience(StrEnum):
 class Hint(msgspec.Struct, frozen=True, gc=False):
     """A wake-up that may be lost: runs or tasks for a queue, mail for a worker, a run that closed, a status.
 
+    ``count`` is how many runs and tasks of the queues there are, or `MANY`: the more, the more workers are woken, and
+    never less than a few. What only these few were sent is ``addressed``.
+
     A run of one of the ``queues`` that was started just now may be ``announced``, as a claim would return it. It may be
     somebody's by now, and whoever sent the hint may have made it up: `Store.claim_announced` finds out.
     """
@@ -35,6 +41,8 @@ class Hint(msgspec.Struct, frozen=True, gc=False):
     closed: bool = False
     changed: bool = False
     announced: tuple[ClaimedRun, ...] = ()
+    count: int = 0
+    addressed: bool = False
 
     def __or__(self, other: "Hint") -> "Hint":
         return Hint(
@@ -44,13 +52,15 @@ class Hint(msgspec.Struct, frozen=True, gc=False):
             closed=self.closed or other.closed,
             changed=self.changed or other.changed,
             announced=self.announced + other.announced,
+            count=self.count + other.count,
+            addressed=self.addressed or other.addressed,
         )
 
     def part(self, audience: Audience) -> "Hint":
         """Return what of it is for this audience."""
         match audience:
             case Audience.WORKERS:
-                return Hint(queues=self.queues, tasks=self.tasks, workers=self.workers, announced=self.announced)
+                return msgspec.structs.replace(self, closed=False, changed=False)
             case Audience.CLIENTS:
                 return Hint(closed=self.closed)
             case Audience.OPERATORS:

@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from perdure.engine.loop import Stillness
+from perdure.model.hints import MANY, NOTHING, Hint
 from perdure.model.runs import ClaimAnswer, ClaimedRun, RunId
 from perdure.model.workers import Lease
 
 from .beginning import Begun, Host, ahead
 from .charge import Charge
+from .relay import Relay
 from .waiting import hinted
 
 CLAIM = 100
@@ -74,17 +76,20 @@ class ClaimLoop:
         self._looked_at = self._held_at = -CLAIM_POLL
         self._strangers = False
         self._left_some = False
+        self._relay = Relay(home.charge.store, Hint(queues=frozenset(home.charge.info.queues), count=MANY))
         self._suspects: dict[RunId, float] = {}
         self._rested = asyncio.Event()
 
     def look(self) -> None:
         """Look for runs now."""
-        self.hear(())
+        self.hear(NOTHING)
 
-    def hear(self, announced: Sequence[ClaimedRun]) -> None:
+    def hear(self, hint: Hint) -> None:
         """Look for runs now; if some were announced, there may be no others."""
-        if announced and self._announced is not None:
-            self._announced += announced
+        if hint.addressed and (self._home.draining or self._home.room <= 0):
+            self._relay.pass_on()
+        if hint.announced and self._announced is not None:
+            self._announced += hint.announced
         else:
             self._announced = None
         self._work.set()
@@ -127,6 +132,8 @@ class ClaimLoop:
             self._home.adopt(run)
             if run.suspect:
                 await self._try_suspect(run.info.run_id)
+        if self._left_some and self._home.room <= 0:
+            self._relay.pass_on()
         if self._left_some or any(run.suspect for run in claimed):
             return True
         # Somebody hinted and there may be work that nobody here knows: say so instead of leaving it waiting.

@@ -20,6 +20,7 @@ from perdure.store.base import Store
 from .attempts import Attempts, Job, Retry, Verdict
 from .heartbeats import Heartbeats
 from .options import decode_options
+from .relay import Relay
 from .waiting import hinted
 
 logger = logging.getLogger("perdure.worker")
@@ -36,12 +37,19 @@ class TaskLoop:
     """Takes tasks and answers them."""
 
     def __init__(
-        self, store: Store, lease: Lease, attempts: Attempts, heartbeats: Heartbeats, poll: Callable[[], float]
+        self,
+        store: Store,
+        lease: Lease,
+        attempts: Attempts,
+        heartbeats: Heartbeats,
+        relay: Relay,
+        poll: Callable[[], float],
     ) -> None:
         self._store = store
         self._lease = lease
         self._attempts = attempts
         self._heartbeats = heartbeats
+        self._relay = relay
         self._poll = poll
         self._news = asyncio.Event()
         self._answers: list[TaskResult] = []
@@ -54,8 +62,10 @@ class TaskLoop:
         self.on_forgotten: Callable[[], None] = lambda: None
         """Called when the store says that a task is ours that we have answered."""
 
-    def wake(self) -> None:
-        """Look for tasks now: somebody hinted."""
+    def wake(self, *, addressed: bool = False) -> None:
+        """Look for tasks now: somebody hinted, perhaps to few others but this worker."""
+        if addressed and (self._draining or self._attempts.free() <= 0):
+            self._relay.pass_on()
         self._news.set()
 
     def doubt(self) -> None:
@@ -123,6 +133,8 @@ class TaskLoop:
         for task in tasks:
             self._begin(task)
         self._left_some = len(tasks) == limit
+        if self._left_some and self._attempts.free() <= 0:
+            self._relay.pass_on()
         return self._left_some
 
     def _begin(self, task: ClaimedTask) -> None:

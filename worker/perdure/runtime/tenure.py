@@ -14,7 +14,7 @@ from typing import Any
 from perdure.ending import end
 from perdure.engine.loop import Stillness
 from perdure.errors import LeaseLostError, StoreUnavailableError
-from perdure.model.hints import Hint
+from perdure.model.hints import MANY, Hint
 from perdure.model.policies import MICROSECONDS
 from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hold, NewRun, Park, Release, RunId, RunState
 from perdure.model.workers import Lease
@@ -31,6 +31,7 @@ from .execution import Execution
 from .flush import Flusher
 from .heartbeats import Heartbeats
 from .lease import LeaseKeeper
+from .relay import Relay
 from .tasks import TaskLoop
 from .turns import TurnQueue
 from .waiting import hinted
@@ -114,7 +115,9 @@ class Tenure:
         self.flusher.confirm = self._confirm
         self._heartbeats = Heartbeats(charge.store, self.lease)
         self.attempts.on_heartbeat = self._heartbeats.note
-        self._tasks = TaskLoop(charge.store, self.lease, self.attempts, self._heartbeats, self._pause_of_tasks)
+        relay = Relay(charge.store, Hint(tasks=frozenset(self.queues), count=MANY))
+        poll = self._pause_of_tasks
+        self._tasks = TaskLoop(charge.store, self.lease, self.attempts, self._heartbeats, relay, poll)
         self._tasks.on_rest = self._came_to_rest.set
         self._tasks.on_forgotten = self._start_afresh
         self.attempts.on_free = self._tasks.has_room
@@ -278,9 +281,9 @@ class Tenure:
     def on_hint(self, hint: Hint) -> None:
         """Look now where the hint points."""
         if not hint.queues.isdisjoint(self.queues):
-            self._claims.hear(hint.announced)
+            self._claims.hear(hint)
         if not hint.tasks.isdisjoint(self.queues):
-            self._tasks.wake()
+            self._tasks.wake(addressed=hint.addressed)
         if self.lease.worker in hint.workers:
             self._mail.set()
 

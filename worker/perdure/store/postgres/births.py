@@ -14,7 +14,7 @@ from psycopg import errors
 
 from perdure.model import codec
 from perdure.model.events import WorkflowExecutionStarted
-from perdure.model.hints import Hint
+from perdure.model.hints import NOTHING, Hint
 from perdure.model.runs import NewRun, RunId, Started
 from perdure.model.workers import Lease
 from perdure.store import records
@@ -24,7 +24,7 @@ from perdure.store.postgres.connection import AnswerLostError, Lane, Lanes, Para
 from perdure.store.postgres.gathering import Ask, Gathering
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.leasing import NOBODY, fence
-from perdure.store.postgres.notices import Notice, announcing, sent
+from perdure.store.postgres.notices import Notice, announcing, sent_to_some
 from perdure.store.postgres.sealing import Seal
 
 _encoder = msgspec.json.Encoder()
@@ -122,7 +122,7 @@ class Births:
         self._gathering.add(birth)
         started = await birth.answer
         if started.created and not started.taken and not birth.hinted:
-            self._hints.send(Hint(queues=frozenset({new.queue})))
+            self._hints.send(Hint(queues=frozenset({new.queue}), count=1))
         return started
 
     def _begin(self) -> None:
@@ -153,7 +153,8 @@ class Births:
         lost = refused = False
         patience: Patience | None = None
         while True:
-            free = Hint(queues=frozenset(birth.new.queue for birth in batch if birth.lease is None))
+            queues = [birth.new.queue for birth in batch if birth.lease is None]
+            free = Hint(queues=frozenset(queues), count=len(queues)) if queues else NOTHING
             try:
                 with self._hints.riding(free) as notice:
                     name, parameters = self._statement(batch, tag, notice, long=refused)
@@ -185,7 +186,7 @@ class Births:
                 return "start_one", _parameters_of_one(birth, notice, self._hints.seal)
             if birth.turn is not None and birth.new.key is None and not birth.new.suspended:
                 return "start_own", _parameters_of_own(birth, lease, birth.turn, tag)
-        return "start", _parameters(batch, tag) | sent(notice)
+        return "start", _parameters(batch, tag) | sent_to_some(notice)
 
     async def _along(self, batch: Sequence[_Birth], name: str, parameters: Parameters) -> list[Row] | None:
         """Write the starts with the turns of those who take them, if turns are about to be written."""
@@ -219,7 +220,7 @@ def _parameters_of_one(birth: _Birth, notice: Notice | None, seal: Seal) -> Para
         announcement = announcing(notice, seal, new, birth.event)
     return {
         **_of_run(new),
-        **sent(announcement or notice),
+        **sent_to_some(announcement or notice),
         "announced": boolean(announcement is not None),
         "key": text(new.key),
         "suspended": boolean(new.suspended),

@@ -109,10 +109,12 @@ class Flush:
             self.answers[item.place] = Committed(recorded=True, ended=place in places)
         if left_out:
             await self._explain(items, left_out)
+        tasks = [task.queue for item in items for task in item.commit.tasks]
         self.hint |= _closed(items) | Hint(
             queues=frozenset(released or ()),
-            tasks=frozenset(task.queue for item in items for task in item.commit.tasks),
+            tasks=frozenset(tasks),
             changed=changed,
+            count=len(tasks) + (len(items) if released else 0),
         )
 
     async def _fetch(self, name: str, parameters: Parameters) -> Row:

@@ -3,28 +3,32 @@
 What lives here: `Hints`. What must not: anything that correctness depends on, for a hint that is lost costs a poll; and
 the form of what is sent (`notices`).
 
-Each audience has a channel: PostgreSQL sends a process what comes on channels that it listens to, and wakes it for
-nothing else. A worker need not know of each of thousands of runs that close.
+Each audience has a channel, and so has each worker: PostgreSQL sends a process what comes on channels that it listens
+to, and wakes it for nothing else. A worker need not know of each of thousands of runs that close, or that start.
 """
 
 import asyncio
 import contextlib
+import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
 import psycopg
+from msgspec.structs import replace
 from psycopg.pq import ExecStatus, TransactionStatus
 
 from perdure.ending import end
 from perdure.errors import StoreError
 from perdure.model.hints import NOTHING, Audience, Hint
+from perdure.model.runs import WorkerId
 from perdure.store.postgres import arrays
 from perdure.store.postgres.address import Address, unavailable
 from perdure.store.postgres.connection import Lane, Patience, Pooler
-from perdure.store.postgres.notices import Notice, channel_of, decoded, encoded
+from perdure.store.postgres.fleets import Fleets
+from perdure.store.postgres.notices import Notice, channel_of, channel_to, decoded, encoded
 from perdure.store.postgres.sealing import Seal
 from perdure.store.postgres.socket import Socket
 
@@ -43,6 +47,7 @@ class Hints:
         self._address = address
         self._pooler = pooler
         self._lane = lane
+        self._fleets = Fleets(lane, random.Random())
         self._sender = secrets.token_hex(6)
         self.seal: Seal
         """What announcements are sealed with; the store has it from the database before anything else."""
@@ -50,6 +55,8 @@ class Hints:
         self._task: asyncio.Task[None] | None = None
         self._listeners: set[asyncio.Queue[Hint | Exception]] = set()
         self._audiences: set[Audience] = set()
+        self._channels: dict[str, Hint] = {}
+        """What is listened to, with what to say as soon as it is: what came before was not heard."""
         self._ears: set[_Ear] = set()
         self._riding = False
         self._free_at = 0.0
@@ -71,7 +78,7 @@ class Hints:
     @contextlib.contextmanager
     def _riding_along(self, hint: Hint) -> Iterator[Notice | None]:
         free = self._task is None and not self._riding and monotonic() >= self._free_at
-        notices = encoded(self._sender, hint) if free else []
+        notices = self._encoded(hint) if free else []
         if len(notices) != 1:
             yield None
             return
@@ -86,8 +93,13 @@ class Hints:
     def hear(self, audience: Audience) -> None:
         """Let those who listen hear what is for this audience, too."""
         self._audiences.add(audience)
-        for ear in self._ears:
-            ear.widen(self._audiences)
+        self._hear(channel_of(audience), NOTHING)
+
+    def hear_of_work(self, worker: WorkerId, queues: Collection[str]) -> None:
+        """Let those who listen hear what is for a worker of this process, too."""
+        self._fleets.own.add(worker)
+        work = frozenset(queues)
+        self._hear(channel_to(worker), Hint(queues=work, tasks=work, workers=frozenset({worker})))
 
     async def listen(self) -> AsyncIterator[Hint]:
         """Yield hints; raise `StoreError` when a pooler is in the way, `StoreUnavailableError` on a lost connection."""
@@ -109,6 +121,7 @@ class Hints:
 
     async def close(self) -> None:
         """Send what waits, if that goes at once."""
+        await self._fleets.close()
         if self._task is not None:
             with contextlib.suppress(StoreError):
                 await self._task
@@ -117,9 +130,11 @@ class Hints:
         try:
             while self._waiting != NOTHING:
                 await asyncio.sleep(self._free_at - monotonic())
-                notices = encoded(self._sender, self._waiting)
-                self._waiting = NOTHING
-                channels, payloads = ([notice[part] for notice in notices] for part in (0, 1))
+                notices, self._waiting = self._encoded(self._waiting), NOTHING
+                said = [(channel, notice.payload) for notice in notices for channel in notice.channels]
+                if not said:
+                    continue
+                channels, payloads = zip(*said, strict=True)
                 began_at = monotonic()
                 with contextlib.suppress(StoreError):  # lost hints cost a poll
                     parameters = {"channels": arrays.texts(channels), "payloads": arrays.texts(payloads)}
@@ -127,6 +142,15 @@ class Hints:
                 self._rest(began_at)
         finally:
             self._task = None
+
+    def _encoded(self, hint: Hint) -> list[Notice]:
+        elsewhere = hint.workers - self._fleets.own
+        return encoded(self._sender, replace(hint, workers=elsewhere), self._fleets.few(hint))
+
+    def _hear(self, channel: str, at_first: Hint) -> None:
+        self._channels[channel] = at_first
+        for ear in self._ears:
+            ear.widen(self._channels)
 
     def _tell(self, hint: Hint) -> None:
         heard = hint.only(self._audiences)
@@ -141,9 +165,9 @@ class Hints:
     async def _pump(self, queue: asyncio.Queue[Hint | Exception]) -> None:
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def hear(payload: str) -> None:
-            hint = decoded(self._sender, self.seal, payload)
-            if hint is not None:
+        def hear(channel: str, payload: str | None) -> None:
+            hint = self._channels[channel] if payload is None else decoded(self._sender, self.seal, channel, payload)
+            if hint is not None and hint != NOTHING:
                 queue.put_nowait(hint)
 
         try:
@@ -151,7 +175,7 @@ class Hints:
             ear = _Ear(connection, hear, lost)
             self._ears.add(ear)
             try:
-                ear.widen(self._audiences)
+                ear.widen(self._channels)
                 await lost
             finally:
                 self._ears.discard(ear)
@@ -162,22 +186,30 @@ class Hints:
 
 
 class _Ear:
-    """A connection that listens. ``hear`` is called with each payload; ``lost`` gets the error that ends it."""
+    """A connection that listens.
+
+    ``hear`` is called with each channel and payload, and with a channel and None when it is listened to from now on;
+    ``lost`` gets the error that ends it.
+    """
 
     def __init__(
-        self, connection: psycopg.AsyncConnection[Any], hear: Callable[[str], None], lost: asyncio.Future[None]
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        hear: Callable[[str, str | None], None],
+        lost: asyncio.Future[None],
     ) -> None:
         self._pgconn = connection.pgconn
         self._hear = hear
         self._lost = lost
         self._wanted: set[str] = set()
         self._asked: set[str] = set()
+        self._heard: set[str] = set()
         self._socket = Socket(connection, self._arrived, self._fail)
         self.close = self._socket.close
 
-    def widen(self, audiences: Iterable[Audience]) -> None:
-        """Listen to the channels of these audiences, too."""
-        self._wanted.update(map(channel_of, audiences))
+    def widen(self, channels: Iterable[str]) -> None:
+        """Listen to these channels, too."""
+        self._wanted.update(channels)
         self._ask()
 
     def _ask(self) -> None:
@@ -195,7 +227,11 @@ class _Ear:
             if result.status != ExecStatus.COMMAND_OK:
                 self._fail(psycopg.errors.error_from_result(result, encoding="utf-8"))
         while (notice := self._pgconn.notifies()) is not None:
-            self._hear(notice.extra.decode("utf-8", "replace"))
+            self._hear(notice.relname.decode(), notice.extra.decode("utf-8", "replace"))
+        if self._pgconn.transaction_status == TransactionStatus.IDLE:
+            for channel in self._asked - self._heard:
+                self._heard.add(channel)
+                self._hear(channel, None)
         self._ask()
 
     def _fail(self, error: psycopg.Error) -> None:

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Sequence
 
 from perdure.errors import LeaseLostError
-from perdure.model.hints import NOTHING, Hint
+from perdure.model.hints import MANY, NOTHING, Hint
 from perdure.model.runs import WorkerId
 from perdure.model.workers import Expired, Lease, Renewal, WorkerInfo
 from perdure.store import records
@@ -134,4 +134,4 @@ async def _recover(lane: Lane, namespace: str, parameters: dict[str, object]) ->
 
 def _work(queues: Sequence[str] | None) -> Hint:
     """Return the hint for runs and tasks that vanished workers had."""
-    return Hint(queues=frozenset(queues or ()), tasks=frozenset(queues or ()))
+    return Hint(queues=frozenset(queues), tasks=frozenset(queues), count=MANY) if queues else NOTHING

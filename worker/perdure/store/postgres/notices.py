@@ -3,8 +3,9 @@
 What lives here: their form, both ways. What must not: when they are sent and who hears them (`hints`).
 """
 
+from collections.abc import Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -68,18 +69,29 @@ class _Payload(msgspec.Struct, array_like=True):
 
 _ANNOUNCES_NOTHING: Final = "null]"
 """How a payload without an announcement ends."""
+_ADDRESSED: Final = "perdure_worker_"
 
 _decoder = msgspec.json.Decoder(_Payload)
 _described = msgspec.json.Decoder(_Described)
 
-Notice = tuple[str, str]
-"""A channel and a payload."""
+
+class Notice(NamedTuple):
+    """One payload for all that listen to one of these channels."""
+
+    channels: tuple[str, ...]
+    payload: str
 
 
 def sent(notice: Notice | None) -> dict[str, object]:
-    """Return the parameters of a statement that a hint rides on."""
-    channel, payload = notice or (None, None)
+    """Return the parameters of a statement that a hint for one channel rides on: the last turn of a run."""
+    channel, payload = (None, None) if notice is None else (notice.channels[0], notice.payload)
     return {"channel": arrays.text(channel), "hint": arrays.text(payload)}
+
+
+def sent_to_some(notice: Notice | None) -> dict[str, object]:
+    """Return the parameters of a statement that a hint for any number of channels rides on: a start."""
+    channels, payload = ((), None) if notice is None else notice
+    return {"channels": arrays.texts(channels), "hint": arrays.text(payload)}
 
 
 def announcing(notice: Notice, seal: Seal, new: NewRun, started: bytes) -> Notice | None:
@@ -88,13 +100,13 @@ def announcing(notice: Notice, seal: Seal, new: NewRun, started: bytes) -> Notic
     ``started`` is the first event as it is recorded. The statement that starts the run adds its id, the time of its
     turn 0 and its deadline or null, with commas between them, and closes two brackets.
     """
-    channel, payload = notice
+    channels, payload = notice
     if len(started) > LONGEST_ANNOUNCEMENT:
         return None
     described = (new.namespace, new.id, new.workflow, new.queue, msgspec.Raw(started))
     sealed = seal.close(msgspec.json.encode(described))
     payload = f'{payload.removesuffix(_ANNOUNCES_NOTHING)}["{sealed}",'
-    return (channel, payload) if len(payload.encode()) <= LONGEST_ANNOUNCEMENT else None
+    return Notice(channels, payload) if len(payload.encode()) <= LONGEST_ANNOUNCEMENT else None
 
 
 def channel_of(audience: Audience) -> str:
@@ -102,24 +114,36 @@ def channel_of(audience: Audience) -> str:
     return f"perdure_{audience}"
 
 
-def encoded(sender: str, hint: Hint) -> list[Notice]:
-    """Return as few notices as say all of it; what it announces is left out."""
+def channel_to(worker: WorkerId) -> str:
+    """Return the channel on which this worker is told."""
+    return f"{_ADDRESSED}{worker}"
+
+
+def encoded(sender: str, hint: Hint, few: Sequence[WorkerId] | None) -> list[Notice]:
+    """Return as few notices as say all of it; what it announces is left out.
+
+    The few workers are told of runs and tasks; None: every worker is.
+    """
     notices: list[Notice] = []
     if hint.closed:
-        notices.append(_notice(Audience.CLIENTS, _Payload(sender, closed=True)))
+        notices.append(_notice((channel_of(Audience.CLIENTS),), _Payload(sender, closed=True)))
     if hint.changed:
-        notices.append(_notice(Audience.OPERATORS, _Payload(sender, changed=True)))
+        notices.append(_notice((channel_of(Audience.OPERATORS),), _Payload(sender, changed=True)))
+    owners = iter(sorted(hint.workers))
+    while some := tuple(islice(owners, MOST_NAMES)):
+        notices.append(_notice(tuple(map(channel_to, some)), _Payload(sender, workers=list(some))))
+    channels = (channel_of(Audience.WORKERS),) if few is None else tuple(map(channel_to, few))
     queues, tasks = iter(_short(hint.queues)), iter(_short(hint.tasks))
-    workers = iter(sorted(int(worker) for worker in hint.workers))
-    while True:
-        payload = _Payload(sender, list(islice(queues, MOST_NAMES)), list(islice(workers, MOST_NAMES)))
+    while channels:
+        payload = _Payload(sender, list(islice(queues, MOST_NAMES)))
         payload.tasks = list(islice(tasks, MOST_NAMES - len(payload.queues)))
-        if not (payload.queues or payload.tasks or payload.workers):
-            return notices
-        notices.append(_notice(Audience.WORKERS, payload))
+        if not (payload.queues or payload.tasks):
+            break
+        notices.append(_notice(channels, payload))
+    return notices
 
 
-def decoded(sender: str, seal: Seal, payload: str) -> Hint | None:
+def decoded(sender: str, seal: Seal, channel: str, payload: str) -> Hint | None:
     """Return the hint of another process; None for our own and for those of releases that write them otherwise."""
     try:
         found = _decoder.decode(payload)
@@ -134,6 +158,7 @@ def decoded(sender: str, seal: Seal, payload: str) -> Hint | None:
         closed=found.closed,
         changed=found.changed,
         announced=_opened(found.announced, seal),
+        addressed=channel.startswith(_ADDRESSED),
     )
 
 
@@ -147,8 +172,8 @@ def _opened(announcement: _Announcement | None, seal: Seal) -> tuple[ClaimedRun,
         return ()
 
 
-def _notice(audience: Audience, payload: _Payload) -> Notice:
-    return channel_of(audience), msgspec.json.encode(payload).decode()
+def _notice(channels: tuple[str, ...], payload: _Payload) -> Notice:
+    return Notice(channels, msgspec.json.encode(payload).decode())
 
 
 def _short(names: frozenset[str]) -> list[str]:

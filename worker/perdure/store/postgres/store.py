@@ -139,7 +139,9 @@ class PostgresStore(PostgresReads):
 
     async def register(self, info: WorkerInfo) -> Lease:
         """Create a worker with a fresh id and a random epoch."""
-        return await leasing.register(self._misc, info)
+        lease = await leasing.register(self._misc, info)
+        self._hints.hear_of_work(lease.worker, info.queues)
+        return lease
 
     def renew(self, lease: Lease) -> Renewal:
         """Extend the lease and forget the workers of this namespace whose lease expired. Blocks."""

@@ -93,4 +93,6 @@ async def _finish(
     if not found:
         raise lost(lease)
     workers, queues = found[0]
-    return Hint(workers=frozenset(WorkerId(worker) for worker in workers or ()), queues=frozenset(queues or ()))
+    ready = frozenset(queues or ())
+    owners = frozenset(WorkerId(worker) for worker in workers or ())
+    return Hint(workers=owners, queues=ready, count=len(done) if ready else 0)

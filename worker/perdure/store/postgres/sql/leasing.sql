@@ -36,6 +36,11 @@ FROM me;
 -- name: named
 SELECT id FROM perdure.worker WHERE namespace = :namespace::text AND name = :name::text;
 
+-- name: fleets
+-- The workers that there are, those together that have the same code and serve the same queues.
+SELECT queues, array_agg(id) FROM perdure.worker WHERE expires_at > clock_timestamp()
+GROUP BY namespace, build, workflows, queues;
+
 -- name: expel
 -- The end of a worker that resigns, or of workers that somebody saw die, and what they had is free again.
 -- Removing the row waits for a flush in flight. A claim in flight may leave runs behind: recover finds those, as it does

@@ -56,7 +56,7 @@ WITH fence AS MATERIALIZED (
         ON p.place = placed.place
 )
 SELECT place, id, true, workflow, owner IS NOT NULL, (extract(epoch FROM now()) * 1000000)::bigint
-FROM placed CROSS JOIN (SELECT CASE WHEN :hint::text IS NOT NULL THEN pg_notify(:channel::text, :hint)::text END) AS told
+FROM placed CROSS JOIN (SELECT count(pg_notify(channel, :hint::text)) FROM unnest(:channels::text[]) AS c (channel)) AS told
 UNION ALL
 SELECT place, known_id, false, known_workflow, false, (extract(epoch FROM known_since) * 1000000)::bigint
 FROM asked WHERE known_id IS NOT NULL;
@@ -110,11 +110,11 @@ WITH known AS MATERIALIZED (
 )
 SELECT 1, id, true, :workflow::text, false, (extract(epoch FROM now()) * 1000000)::bigint
 FROM created CROSS JOIN LATERAL (
-    SELECT CASE WHEN :hint::text IS NOT NULL THEN pg_notify(:channel::text, CASE
-        WHEN NOT :announced::boolean THEN :hint
+    SELECT count(pg_notify(channel, CASE
+        WHEN NOT :announced::boolean THEN :hint::text
         ELSE :hint || id || ',' || (extract(epoch FROM now()) * 1000000)::bigint || ','
             || coalesce((extract(epoch FROM deadline) * 1000000)::bigint::text, 'null') || ']]'
-    END)::text END
+    END)) FROM unnest(:channels::text[]) AS c (channel)
 ) told
 UNION ALL
 SELECT 1, id, false, workflow, false, (extract(epoch FROM created_at) * 1000000)::bigint FROM known;
