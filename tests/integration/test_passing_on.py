@@ -74,7 +74,8 @@ async def two_workers_and_an_idle_one(dsn: str, runs: int) -> AsyncIterator[tupl
         held: list[WorkflowHandle[None]] = []
         for there in clients[:2]:
             kinds: dict[str, Any] = {"workflows": [waits, doubles], "activities": [wait_at_the_door, double]}
-            busy.append(await stack.enter_async_context(Worker(there, limits=Limits(runs=runs, drain=2 * LIMIT), **kinds)))
+            limits = Limits(runs=runs, drain=2 * LIMIT)
+            busy.append(await stack.enter_async_context(Worker(there, limits=limits, **kinds)))
             await eventually(partial(_serves, busy[-1]))
             held.append(await there.start(waits))  # its own worker takes it
         idle = await stack.enter_async_context(Worker(clients[2], **kinds))
