@@ -115,7 +115,7 @@ async def test_what_is_written_alone_carries_its_hint_itself(stage: PostgresStag
         lease = await ender.register(worker_info("a"))
         await ender.claim(lease, 1)
         await ender.flush(lease, [commit(started.run_id, turn(1), close())])
-        await until(Hint(closed=True))
+        await until(Hint(closed=frozenset({started.run_id})))
         assert starter.statements["notify"] + ender.statements["notify"] == 0
     finally:
         listening.cancel()
@@ -137,7 +137,8 @@ async def test_a_process_is_sent_what_it_wants_to_hear_and_more_as_soon_as_it_as
         stage.store.hint(hint)
         return any(hint.part(audience) == found.part(audience) != NOTHING for found in heard for audience in Audience)
 
-    first, last, end = Hint(queues=frozenset({"first"})), Hint(queues=frozenset({"last"})), Hint(closed=True)
+    first, last = Hint(queues=frozenset({"first"})), Hint(queues=frozenset({"last"}))
+    end = Hint(closed=frozenset({RunId(7)}))
     listening = asyncio.create_task(listen())
     try:
         await eventually(lambda: known(first))
@@ -150,6 +151,25 @@ async def test_a_process_is_sent_what_it_wants_to_hear_and_more_as_soon_as_it_as
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
+
+
+@behaviour
+async def test_however_many_runs_have_closed_each_is_named(stage: PostgresStage) -> None:
+    listener = await stage.another()
+    hints = await heard_by(listener, stage)
+    listener.hear(Audience.CLIENTS)
+    closed = frozenset(RunId(1 << 40 | number) for number in range(2_000))
+    heard: set[RunId] = set()
+    asking = asyncio.ensure_future(anext(hints))
+    while not closed <= heard:
+        stage.store.hint(Hint(closed=closed))
+        await asyncio.wait([asking], timeout=0.1)
+        while asking.done():
+            heard |= (await asking).closed
+            asking = asyncio.ensure_future(anext(hints))
+            await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
 
 
 def test_who_stops_to_listen_before_the_server_has_answered_says_nothing(
@@ -288,7 +308,7 @@ async def test_an_announcement_that_cannot_be_opened_is_a_hint_like_any_other(st
     starter._hints.seal = Seal(b"made up")
     await starter.start(new_run("order-1"))
     for announcement in ('["no base 64",1,2,null]', '["",1,2,null]'):
-        payload = f'["x",["default"],[],false,false,[],{announcement}]'
+        payload = f'["x",["default"],[],[],false,[],{announcement}]'
         await stage.execute("SELECT pg_notify('perdure_workers', %s)", payload)
     heard: list[Hint] = []
     while len(heard) < 3:

@@ -6,7 +6,9 @@ a worker beside it reports closed runs from memory, without a statement.
 """
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Sequence
 
 from perdure.ending import end
 from perdure.errors import PayloadError, StoreError, WorkflowNotFoundError
@@ -34,6 +36,8 @@ class Watcher:
         self._waiting: dict[RunId, dict[asyncio.Future[Outcome], str]] = {}
         """Who waits for a run, and of which instance they think that it is."""
         self._near: set[RunId] = set()
+        self._told: set[RunId] = set()
+        """Runs to look for now: somebody said that they closed, or nobody has looked yet."""
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.loop = asyncio.get_running_loop()
@@ -81,9 +85,9 @@ class Watcher:
         return run_id in self._waiting
 
     def on_hint(self, hint: Hint) -> None:
-        """Look now: some run closed somewhere."""
-        if hint.closed and any(run_id not in self._near for run_id in self._waiting):
-            self._look_now()
+        """Look now for the runs that closed somewhere, if somebody waits for them."""
+        for run_id in hint.closed:
+            self._look_for(run_id)
 
     async def stop(self) -> None:
         """Stop watching; those who wait are cancelled."""
@@ -96,37 +100,43 @@ class Watcher:
 
     def _look_for(self, run_id: RunId) -> None:
         if run_id in self._waiting and run_id not in self._near:
-            self._look_now()
-
-    def _look_now(self) -> None:
-        self._news.set()
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._watch(), name="perdure-watcher")
+            self._told.add(run_id)
+            self._news.set()
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._watch(), name="perdure-watcher")
 
     async def _watch(self) -> None:
+        """Look for what hints tell, and for everything now and then: less and less often, while that finds nothing."""
         loop = self.loop
         pause = SHORTEST
+        all_at = loop.time() + pause
         while True:
-            try:
-                async with asyncio.timeout(pause if self._far() else None):
+            if not self._far():
+                await self._news.wait()
+                pause = SHORTEST
+                all_at = loop.time() + pause
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(all_at):
                     await self._news.wait()
-            except TimeoutError:
-                pause = min(LONGEST, pause * 2)
             self._news.clear()
             began_at = loop.time()
+            told, self._told = self._told, set()
+            everything = began_at >= all_at
             try:
-                if await self._look():
-                    pause = SHORTEST
+                found = await self._look([run_id for run_id in self._far() if everything or run_id in told])
             except StoreError as error:
                 logger.warning("cannot look for results, trying again: %s", error)
+                found, everything = True, True
+            if everything:
+                pause = SHORTEST if found else min(LONGEST, pause * 2)
+                all_at = loop.time() + pause
             took = loop.time() - began_at
             await asyncio.sleep(took / SHARE - took)
 
-    async def _look(self) -> bool:
-        """Settle what has closed; tell whether there is reason to look again soon."""
-        asked = self._far()
+    async def _look(self, asked: Sequence[RunId]) -> bool:
+        """Settle those that have closed; tell whether there are any."""
         if not asked:
-            return True
+            return False
         ended = await self._store.ended(asked)
         for run_id, closed in ended.items():
             if closed is None or closed.id not in self._waiting.get(run_id, {}).values():

@@ -11,7 +11,7 @@ from operator import or_
 
 import msgspec
 
-from perdure.model.runs import ClaimedRun, WorkerId
+from perdure.model.runs import ClaimedRun, RunId, WorkerId
 
 MANY = 1 << 20
 """So many runs or tasks that every worker may have some of them."""
@@ -26,7 +26,7 @@ class Audience(StrEnum):
 
 
 class Hint(msgspec.Struct, frozen=True, gc=False):
-    """A wake-up that may be lost: runs or tasks for a queue, mail for a worker, a run that closed, a status.
+    """A wake-up that may be lost: runs or tasks for a queue, mail for a worker, runs that closed, a status.
 
     ``count`` is how many runs and tasks of the queues there are, or `MANY`: the more, the more workers are woken, and
     never less than a few. What only these few were sent is ``addressed``.
@@ -38,7 +38,7 @@ class Hint(msgspec.Struct, frozen=True, gc=False):
     queues: frozenset[str] = frozenset()
     tasks: frozenset[str] = frozenset()
     workers: frozenset[WorkerId] = frozenset()
-    closed: bool = False
+    closed: frozenset[RunId] = frozenset()
     changed: bool = False
     announced: tuple[ClaimedRun, ...] = ()
     count: int = 0
@@ -49,7 +49,7 @@ class Hint(msgspec.Struct, frozen=True, gc=False):
             queues=self.queues | other.queues,
             tasks=self.tasks | other.tasks,
             workers=self.workers | other.workers,
-            closed=self.closed or other.closed,
+            closed=self.closed | other.closed,
             changed=self.changed or other.changed,
             announced=self.announced + other.announced,
             count=self.count + other.count,
@@ -60,7 +60,7 @@ class Hint(msgspec.Struct, frozen=True, gc=False):
         """Return what of it is for this audience."""
         match audience:
             case Audience.WORKERS:
-                return msgspec.structs.replace(self, closed=False, changed=False)
+                return msgspec.structs.replace(self, closed=frozenset(), changed=False)
             case Audience.CLIENTS:
                 return Hint(closed=self.closed)
             case Audience.OPERATORS:

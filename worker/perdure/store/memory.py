@@ -129,7 +129,7 @@ class MemoryStore(MemoryWorkers):
             run.history[last + 1] = codec.encode_turn(TurnHeader(time=time), [event])
             owner = run.owner
             self._close(run, RunState.TERMINATED, records.encode_outcome(event))
-            self.hint(Hint(closed=True))
+            self.hint(Hint(closed=frozenset({run.id})))
             self._changed(run)
             if owner is not None and owner in self.workers_by_id:  # else nobody would ever read, or remove, the note
                 run.mail += 1
@@ -349,7 +349,7 @@ class MemoryStore(MemoryWorkers):
             case Close():
                 self._close(run, ending.state, records.encode_outcome(ending.outcome))
                 if not ending.awaited:
-                    self.hint(Hint(closed=True))
+                    self.hint(Hint(closed=frozenset({run.id})))
             case Hold():
                 run.state, run.owner = move(run.state, RunState.HELD), None
                 run.hold_reason, run.hold_message = ending.reason, ending.message

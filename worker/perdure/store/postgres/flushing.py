@@ -154,11 +154,8 @@ async def flush(lane: Lane, hints: Hints, lease: Lease, commits: Sequence[Commit
 
 
 def _closed(items: Sequence[_Item]) -> Hint:
-    for item in items:
-        ending = item.commit.ending
-        if isinstance(ending, Close) and not ending.awaited:
-            return Hint(closed=True)
-    return NOTHING
+    closed = [item.run_id for item in items if isinstance(ending := item.commit.ending, Close) and not ending.awaited]
+    return Hint(closed=frozenset(closed)) if closed else NOTHING
 
 
 def _refusal(commit: Commit, error: BaseException) -> PayloadError:

@@ -18,6 +18,8 @@ from perdure.store.postgres.sealing import Seal
 MOST_NAMES = 50
 LONGEST_NAME = 100
 """Most queues, or workers, in one payload, which must stay below 8,000 bytes."""
+MOST_RUNS = 300
+"""Most runs that one payload says are closed."""
 LONGEST_ANNOUNCEMENT = 2_000
 """Most bytes of a payload that announces a run: every worker of the server reads it."""
 
@@ -61,7 +63,7 @@ class _Payload(msgspec.Struct, array_like=True):
     sender: str
     queues: list[str] = []
     workers: list[int] = []
-    closed: bool = False
+    closed: list[int] = []
     changed: bool = False
     tasks: list[str] = []
     announced: _Announcement | None = None
@@ -125,8 +127,9 @@ def encoded(sender: str, hint: Hint, few: Sequence[WorkerId] | None) -> list[Not
     The few workers are told of runs and tasks; None: every worker is.
     """
     notices: list[Notice] = []
-    if hint.closed:
-        notices.append(_notice((channel_of(Audience.CLIENTS),), _Payload(sender, closed=True)))
+    closed = iter(sorted(hint.closed))
+    while runs := list[int](islice(closed, MOST_RUNS)):
+        notices.append(_notice((channel_of(Audience.CLIENTS),), _Payload(sender, closed=runs)))
     if hint.changed:
         notices.append(_notice((channel_of(Audience.OPERATORS),), _Payload(sender, changed=True)))
     owners = iter(sorted(hint.workers))
@@ -155,7 +158,7 @@ def decoded(sender: str, seal: Seal, channel: str, payload: str) -> Hint | None:
         queues=frozenset(found.queues),
         tasks=frozenset(found.tasks),
         workers=frozenset(WorkerId(worker) for worker in found.workers),
-        closed=found.closed,
+        closed=frozenset(map(RunId, found.closed)),
         changed=found.changed,
         announced=_opened(found.announced, seal),
         addressed=channel.startswith(_ADDRESSED),

@@ -59,7 +59,7 @@ async def terminate(
         return None, NOTHING
     closed, owner, changed = rows[0][:3]
     workers = frozenset() if owner is None else frozenset({WorkerId(owner)})
-    return RunId(closed), Hint(workers=workers, closed=True, changed=changed)
+    return RunId(closed), Hint(workers=workers, closed=frozenset({RunId(closed)}), changed=changed)
 
 
 async def resume(lane: Lane, namespace: str, instance: str, run_id: RunId | None) -> tuple[RunId | None, Hint]:
