@@ -300,6 +300,24 @@ def processes(scale: Scale) -> Scenario:
     return Scenario(name="processes", about=about, unit="activities", steps=steps)
 
 
+def idle_workers(scale: Scale) -> Scenario:
+    """More workers than work."""
+    arguments = {"workflows": 40 * scale.factor, "length": 1, "pause": 0.05}
+    steps = tuple(
+        Step(
+            setting=f"{count} worker{'s' if count > 1 else ''}",
+            subject=PERDURE.having(processes=count),
+            ask="single",
+            arguments=arguments,
+            warm=arguments | {"workflows": 20},
+            rounds=scale.rounds,
+        )
+        for count in (1, 16)
+    )
+    about = "One workflow of one activity at a time, 50 ms apart, with a client in one process and idle workers in others."
+    return Scenario(name="idle workers", about=about, unit="activities", steps=steps)
+
+
 MAKERS: Final[tuple[Callable[[Scale], Scenario], ...]] = (
     sequential,
     lambda scale: alone(scale, 1, "single"),
@@ -316,6 +334,7 @@ MAKERS: Final[tuple[Callable[[Scale], Scenario], ...]] = (
     memory,
     long_run,
     processes,
+    idle_workers,
 )
 
 
