@@ -314,7 +314,7 @@ def idle_workers(scale: Scale) -> Scenario:
         )
         for count in (1, 16)
     )
-    about = "One workflow of one activity at a time, 50 ms apart, with a client in one process and idle workers in others."
+    about = "One workflow of one activity at a time, 50 ms apart, with a client in one process and workers in others."
     return Scenario(name="idle workers", about=about, unit="activities", steps=steps)
 
 

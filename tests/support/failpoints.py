@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import re
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -233,8 +234,8 @@ class _Line:
 
 
 def _called(text: bytes) -> str:
-    """Return the name of a statement; one that is no query of the store is called by its text."""
-    return NAMES.get(text) or " ".join(text.decode().split())[:60]
+    """Return the name of a statement; one that is no query of the store is called by its text, whatever its numbers."""
+    return NAMES.get(text) or re.sub("[0-9]+", "N", " ".join(text.decode().split()))[:60]
 
 
 async def _arriving(reader: asyncio.StreamReader) -> AsyncIterator[list[tuple[bytes, bytes]]]:
