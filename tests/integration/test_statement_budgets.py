@@ -117,3 +117,32 @@ async def test_a_worker_that_no_hint_can_reach_looks_more_often(migrated: str) -
             return bool(min((statements - before)[name] for name in ("claim", "claim_tasks")) >= 4)
 
         await eventually(looked_on_and_on, longest=15)  # a poll of 8 s comes to two
+
+
+@workflow.define
+async def all_at_once(width: int) -> int:
+    return sum(await asyncio.gather(*(step(number) for number in range(width))))
+
+
+@run_async
+async def test_a_worker_takes_as_many_tasks_at_a_time_as_it_has_places(migrated: str) -> None:
+    """Its activities are ``async``: how many threads there are for others is nothing to them."""
+    width, limits = 900, Limits(activities=100, threads=1)
+    async with Client.connect(migrated) as client:
+        async with Worker(client, workflows=[all_at_once], activities=[step], limits=limits):
+            handle = await client.start(all_at_once, width)
+            assert await handle.result() == width * (width + 1) // 2
+        claims = client.store.statements["claim_tasks"]  # type: ignore[attr-defined]
+    through_the_table = width - 3 * 100
+    assert claims <= through_the_table / 20, "with room for one it would be one at a time"
+
+
+@run_async
+async def test_a_worker_without_activities_leaves_all_tasks_to_others(migrated: str) -> None:
+    """It used to take them, find that it does not know them, and offer them again seconds later."""
+    async with Client.connect(migrated) as there, Client.connect(migrated) as elsewhere:
+        async with Worker(there, workflows=[all_at_once]), Worker(elsewhere, activities=[step]):
+            handle = await there.start(all_at_once, 300)
+            assert await handle.result() == 300 * 301 // 2
+        assert there.store.statements["claim_tasks"] == 0  # type: ignore[attr-defined]
+        assert "ActivityAttemptFailed" not in [event.type for event in await handle.history()]

@@ -298,6 +298,7 @@ class Attempts:
         self.slots = {True: Slots(limits.activities), False: Slots(limits.threads)}
         """By whether the activity is async: on the event loop, or in threads."""
         self.slots_of = {name: self.slots[activity.is_async] for name, activity in activities.items()}
+        self._used = tuple({id(slots): slots for slots in self.slots_of.values()}.values())
         self.payload_limit = limits.payload
         self.on_free: Callable[[], None] = lambda: None
         self.may_begin: Callable[[], bool] = lambda: True
@@ -308,8 +309,8 @@ class Attempts:
         """By run and step, also those that wait for a slot."""
 
     def free(self) -> int:
-        """Return how many attempts of any kind could start now."""
-        return min(slots.free - len(slots.queue) for slots in self.slots.values())
+        """Return how many attempts could start now, of whatever activity that is known here."""
+        return min((slots.free - len(slots.queue) for slots in self._used), default=0)
 
     def standing(self) -> dict[str, SlotCounts]:
         """Return how many attempts of each kind there may be, are and wait."""
