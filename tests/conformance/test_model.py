@@ -267,7 +267,7 @@ class Verbs(RuleBasedStateMachine):
             "visible": data.draw(st.none() | st.builds(lambda number: Visible(text=f"text {number}"), mail)),
         }
         if data.draw(NUMBERS):
-            task = NewTask(seq=seq, queue="default", name="render", input=b"[]", options=b"{}")
+            task = NewTask(seq=seq, queue="default", name=("print", "render")[seq % 2], input=b"[]", options=b"{}")
             parts.append(turn(seq))
             changes["tasks"] = data.draw(st.sampled_from([(), (task,)]))
             changes["dropped_tasks"] = data.draw(st.sampled_from([(), (), (1,), (2,)]))
@@ -334,9 +334,9 @@ class Verbs(RuleBasedStateMachine):
         self.runner.run(self.model.pass_time(seconds))
         self.runner.run(self.real.pass_time(seconds))
 
-    @rule(number=NUMBERS, limit=st.integers(1, 3))
-    def claim_tasks(self, number: int, limit: int) -> None:
-        taken = self.same(lambda store, side: store.claim_tasks(self.lease(number)[side], limit))
+    @rule(number=NUMBERS, limit=st.integers(1, 3), passed_over=st.sampled_from([(), ("render",), ("print", "unheard")]))
+    def claim_tasks(self, number: int, limit: int, passed_over: tuple[str, ...]) -> None:
+        taken = self.same(lambda store, side: store.claim_tasks(self.lease(number)[side], limit, passed_over))
         if isinstance(taken, list):
             self.tasks += [(number % len(self.leases), task.run_id, task.seq) for task in taken]
 

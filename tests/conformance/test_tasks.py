@@ -44,6 +44,17 @@ async def test_a_task_is_taken_by_a_worker_of_its_queue(stage: Stage) -> None:
 
 
 @behaviour
+async def test_tasks_of_activities_that_are_passed_over_are_left_for_others(stage: Stage) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    tasks = (task(1), task(2, name="print"), task(3))
+    await stage.flush(lease, run_id, turn(1), tasks=tasks)
+    first = task(1).name
+    assert [found.seq for found in await stage.store.claim_tasks(lease, 10, (first, "unheard"))] == [2]
+    assert [found.seq for found in await stage.store.claim_tasks(await stage.worker("two"), 10)] == [1, 3]
+
+
+@behaviour
 async def test_tasks_are_taken_up_to_the_limit_those_first_that_waited_longest(stage: Stage) -> None:
     lease = await stage.worker()
     run_id = await stage.owned(lease)

@@ -308,9 +308,17 @@ class Attempts:
         self.under_way: dict[tuple[int, int], Attempt] = {}
         """By run and step, also those that wait for a slot."""
 
-    def free(self) -> int:
-        """Return how many attempts could start now, of whatever activity that is known here."""
-        return min((slots.free - len(slots.queue) for slots in self._used), default=0)
+    def free(self) -> tuple[int, tuple[str, ...]]:
+        """Return how many attempts could start now, and the activities of which none could.
+
+        Any others of those that are known here are meant: one by one, for nobody knows which it will be.
+        """
+        free = [slots.free - len(slots.queue) for slots in self._used]
+        if all(places > 0 for places in free):
+            return min(free, default=0), ()
+        full = [slots for slots, places in zip(self._used, free, strict=True) if places <= 0]
+        names = tuple(name for name, slots in self.slots_of.items() if slots in full)
+        return min((places for places in free if places > 0), default=0), names
 
     def standing(self) -> dict[str, SlotCounts]:
         """Return how many attempts of each kind there may be, are and wait."""

@@ -64,7 +64,7 @@ class TaskLoop:
 
     def wake(self, *, addressed: bool = False) -> None:
         """Look for tasks now: somebody hinted, perhaps to few others but this worker."""
-        if addressed and (self._draining or self._attempts.free() <= 0):
+        if addressed and (self._draining or self._attempts.free()[0] <= 0):
             self._relay.pass_on()
         self._news.set()
 
@@ -121,21 +121,23 @@ class TaskLoop:
             self.on_rest()
 
     async def _take(self) -> bool:
-        limit = min(CLAIM, self._attempts.free())
+        free, full = self._attempts.free()
+        limit = min(CLAIM, free)
         self._left_some = limit <= 0
         if self._draining or limit <= 0:
             return False
         try:
-            tasks = await self._store.claim_tasks(self._lease, limit)
+            tasks = await self._store.claim_tasks(self._lease, limit, full)
         except StoreUnavailableError:
             await asyncio.sleep(0.5)
             return False
         for task in tasks:
             self._begin(task)
-        self._left_some = len(tasks) == limit
-        if self._left_some and self._attempts.free() <= 0:
+        more = len(tasks) == limit
+        self._left_some = more or bool(full)
+        if more and self._attempts.free()[0] <= 0:
             self._relay.pass_on()
-        return self._left_some
+        return more
 
     def _begin(self, task: ClaimedTask) -> None:
         if task.name not in self._attempts.activities:

@@ -252,8 +252,8 @@ class Store(Protocol):
         closing event as the last message. A run that is to be suspended shows in every answer until it is let go.
         """
 
-    async def claim_tasks(self, lease: Lease, limit: int) -> list[ClaimedTask]:
-        """Take up to ``limit`` due activity tasks of this worker's queues."""
+    async def claim_tasks(self, lease: Lease, limit: int, passed_over: Sequence[str] = ()) -> list[ClaimedTask]:
+        """Take up to ``limit`` due activity tasks of this worker's queues; none of the activities ``passed_over``."""
 
     async def owned_tasks(self, lease: Lease) -> list[tuple[RunId, int]]:
         """Return run and ``seq`` of the tasks that this worker has; what it took and is not there was dropped."""

@@ -130,7 +130,7 @@ class MemoryWorkers(MemoryReads):
                     held += 1
             return held
 
-    async def claim_tasks(self, lease: Lease, limit: int) -> list[ClaimedTask]:
+    async def claim_tasks(self, lease: Lease, limit: int, passed_over: Sequence[str] = ()) -> list[ClaimedTask]:
         """Take due tasks, those first that have waited longest."""
         with self.lock:
             me = self._fence(lease).info
@@ -141,6 +141,7 @@ class MemoryWorkers(MemoryReads):
                 if task.owner is None
                 and task.available_at <= now
                 and task.queue in me.queues
+                and task.name not in passed_over
                 and self.runs[task.run_id].namespace == lease.namespace
             ]
             due.sort(key=lambda task: (task.available_at, task.run_id, task.seq))

@@ -18,7 +18,7 @@ from perdure.model.runs import ClaimAnswer, ClaimedRun, ClaimedTask, InboxItem, 
 from perdure.model.workers import Known, Lease
 from perdure.store import records
 from perdure.store.postgres import rows
-from perdure.store.postgres.arrays import Bytea, boolean, int4, int4s, int8, int8s, text
+from perdure.store.postgres.arrays import Bytea, boolean, int4, int4s, int8, int8s, text, texts
 from perdure.store.postgres.connection import AnswerLostError, Lane, Parameters, Row, look_first
 from perdure.store.postgres.leasing import fence, lost
 
@@ -38,11 +38,11 @@ class Claims:
         self._turn = asyncio.Lock()
         self._unsettled: dict[WorkerId, int] = {}
 
-    async def take(self, lease: Lease, limit: int) -> list[Row]:
+    async def take(self, lease: Lease, limit: int, passed_over: Sequence[str] = ()) -> list[Row]:
         """Return up to ``limit`` rows; raise `LeaseLostError` when the lease is gone."""
         async with self._turn:
             while True:
-                taken, settled = await self._ask(lease, limit)
+                taken, settled = await self._ask(lease, limit, passed_over)
                 if taken or not settled:
                     return taken
 
@@ -60,7 +60,7 @@ class Claims:
             yield tag
             del self._unsettled[lease.worker]
 
-    async def _ask(self, lease: Lease, limit: int) -> tuple[list[Row], bool]:
+    async def _ask(self, lease: Lease, limit: int, passed_over: Sequence[str]) -> tuple[list[Row], bool]:
         """Return what was taken, and whether the question was about an earlier claim only."""
         again = lease.worker in self._unsettled
         tag = self._unsettled.setdefault(lease.worker, secrets.randbits(63))
@@ -72,6 +72,7 @@ class Claims:
                 "claim": int8(tag),
                 "again": boolean(again),
                 "limit": int4(taking),
+                "passed_over": texts(passed_over),
                 "most": int8(rows.MOST_OF_A_RUN),
                 "enough": int8(rows.ENOUGH_FOR_A_CLAIM),
             }
@@ -164,9 +165,9 @@ async def claim_announced(
     return ClaimAnswer.TAKEN if taken else otherwise, Hint(changed=changed)
 
 
-async def claim_tasks(claims: Claims, lease: Lease, limit: int) -> list[ClaimedTask]:
+async def claim_tasks(claims: Claims, lease: Lease, limit: int, passed_over: Sequence[str]) -> list[ClaimedTask]:
     """Take due tasks."""
-    return [rows.claimed_task(row) for row in await claims.take(lease, limit)]
+    return [rows.claimed_task(row) for row in await claims.take(lease, limit, passed_over)]
 
 
 class Inbox:

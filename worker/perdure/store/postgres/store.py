@@ -202,9 +202,9 @@ class PostgresStore(PostgresReads):
         await self._hold(lease, unreadable)
         return items
 
-    async def claim_tasks(self, lease: Lease, limit: int) -> list[ClaimedTask]:
+    async def claim_tasks(self, lease: Lease, limit: int, passed_over: Sequence[str] = ()) -> list[ClaimedTask]:
         """Take due tasks, those first that have waited longest."""
-        return await owning.claim_tasks(self._tasks, lease, limit)
+        return await owning.claim_tasks(self._tasks, lease, limit, passed_over)
 
     async def owned_tasks(self, lease: Lease) -> list[tuple[RunId, int]]:
         """Return the tasks that this worker has."""

@@ -9,6 +9,7 @@ WITH me AS MATERIALIZED (
     FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
         SELECT t.run_id, t.seq, t.available_at FROM perdure.task t
         WHERE t.namespace = me.namespace AND t.queue = q.queue AND t.owner IS NULL AND t.available_at <= now()
+          AND t.name <> ALL (:passed_over::text[])
         ORDER BY t.available_at, t.run_id, t.seq
         LIMIT :limit::integer
         FOR NO KEY UPDATE SKIP LOCKED
