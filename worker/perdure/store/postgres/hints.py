@@ -121,10 +121,10 @@ class Hints:
 
     async def close(self) -> None:
         """Send what waits, if that goes at once."""
-        await self._fleets.close()
         if self._task is not None:
             with contextlib.suppress(StoreError):
                 await self._task
+        await self._fleets.close()
 
     async def _send_all(self) -> None:
         try:
