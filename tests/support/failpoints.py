@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import re
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -234,8 +233,11 @@ class _Line:
 
 
 def _called(text: bytes) -> str:
-    """Return the name of a statement; one that is no query of the store is called by its text, whatever its numbers."""
-    return NAMES.get(text) or re.sub("[0-9]+", "N", " ".join(text.decode().split()))[:60]
+    """Return the name of a statement; one that is no query of the store is called by its text.
+
+    All that listen have one name: which channels they are for depends on the numbers of workers.
+    """
+    return NAMES.get(text) or ("LISTEN" if text.startswith(b"LISTEN ") else " ".join(text.decode().split())[:60])
 
 
 async def _arriving(reader: asyncio.StreamReader) -> AsyncIterator[list[tuple[bytes, bytes]]]:
