@@ -120,9 +120,13 @@ def test_a_run_whose_end_was_lost_is_brought_to_its_end_again(follower: Standby,
             await asyncio.to_thread(follower.cut_off)
             gates["only"].set()
             assert await handle.result() == "only"
+            first_end = (await handle.describe()).closed_at
             await asyncio.to_thread(follower.fail_over)
-            assert not (await handle.describe()).state.closed, "its end is forgotten"
             assert await handle.result() == "only"
+            second_end = (await handle.describe()).closed_at
+            assert first_end is not None
+            assert second_end is not None
+            assert second_end > first_end, "the first one was forgotten"
 
     live_through()
     assert performed == ["only", "only"]
