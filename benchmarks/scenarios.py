@@ -5,7 +5,7 @@ What lives here: data made by plain functions. What must not: processes and numb
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from benchmarks.plan import (
@@ -282,20 +282,26 @@ def long_run(scale: Scale) -> Scenario:
     return Scenario(name="long run", about=about, unit="activities", steps=(step,))
 
 
-def processes(scale: Scale) -> Scenario:
-    """More workers than one."""
-    arguments = chains(200, 2_000 * scale.factor)
-    steps = tuple(
+def by_workers(
+    counts: Sequence[int], ask: str, arguments: Mapping[str, int | float], warm: Mapping[str, int | float], rounds: int
+) -> tuple[Step, ...]:
+    """Return the steps of the same work with so many workers, each in a process of its own."""
+    return tuple(
         Step(
             setting=f"{count} worker{'s' if count > 1 else ''}",
             subject=PERDURE.having(processes=count),
-            ask="sequential",
+            ask=ask,
             arguments=arguments,
-            warm=chains(200, 400),
-            rounds=scale.rounds,
+            warm=warm,
+            rounds=rounds,
         )
-        for count in (1, 4)
+        for count in counts
     )
+
+
+def processes(scale: Scale) -> Scenario:
+    """More workers than one."""
+    steps = by_workers((1, 4), "sequential", chains(200, 2_000 * scale.factor), chains(200, 400), scale.rounds)
     about = "The sequential work, 200 in flight, with a client in one process and workers in others."
     return Scenario(name="processes", about=about, unit="activities", steps=steps)
 
@@ -303,17 +309,7 @@ def processes(scale: Scale) -> Scenario:
 def idle_workers(scale: Scale) -> Scenario:
     """More workers than work."""
     arguments = {"workflows": 40 * scale.factor, "length": 1, "pause": 0.05}
-    steps = tuple(
-        Step(
-            setting=f"{count} worker{'s' if count > 1 else ''}",
-            subject=PERDURE.having(processes=count),
-            ask="single",
-            arguments=arguments,
-            warm=arguments | {"workflows": 20},
-            rounds=scale.rounds,
-        )
-        for count in (1, 16)
-    )
+    steps = by_workers((1, 16), "single", arguments, arguments | {"workflows": 20}, scale.rounds)
     about = "One workflow of one activity at a time, 50 ms apart, with a client in one process and workers in others."
     return Scenario(name="idle workers", about=about, unit="activities", steps=steps)
 
