@@ -145,6 +145,19 @@ def test_code_that_does_the_same_again_goes_on_where_the_run_stood() -> None:
     assert Script.outcome(script.fire(2)) == "12"
 
 
+def test_an_activity_keeps_the_input_that_was_recorded_whatever_the_code_would_pass_today() -> None:
+    script = Script(original, 12)
+    script.turn()
+
+    async def charges_twice_as_much(amount: int) -> str:
+        paid = await charge(2 * amount)
+        await asyncio.sleep(60)
+        return paid
+
+    run = script.replayed(variant(charges_twice_as_much))
+    assert bytes(run.activities[1].input) == b"[12]"
+
+
 def test_a_closed_history_replays_on_its_own_code_only() -> None:
     script = Script(original, 12)
     script.turn()

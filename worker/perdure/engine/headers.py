@@ -13,12 +13,16 @@ def effective(header: TurnHeader, before: TurnHeader, *, recorded: bool) -> Turn
 
     A new turn runs under today's rules, a ``recorded`` one under those of its time.
     """
+    time = max(before.time, header.time)
+    nothing = header.build is None and header.python is None and header.flags is None and header.worker is None
+    if nothing and recorded:  # nearly all of a history
+        return TurnHeader(time=time, build=before.build, python=before.python, flags=before.flags, worker=before.worker)
     complete = header.build is not None and header.python is not None and header.worker is not None
-    if complete and header.flags is not None and header.time >= before.time:
+    if complete and header.flags is not None and header.time == time:
         return header
     inherited = before.flags if recorded else int(logic.CURRENT)
     return TurnHeader(
-        time=max(header.time, before.time),
+        time=time,
         build=header.build if header.build is not None else before.build,
         python=header.python if header.python is not None else before.python,
         flags=header.flags if header.flags is not None else inherited,

@@ -72,6 +72,8 @@ class TimerHandle(Handle, eq=False, kw_only=True):
 class RunFuture(asyncio.Future[T]):
     """A future with a hash that is the same on every replay. Whoever makes one gives it its ``ordinal``."""
 
+    __slots__ = ("ordinal",)
+
     ordinal: int
 
     def __hash__(self) -> int:
@@ -80,6 +82,8 @@ class RunFuture(asyncio.Future[T]):
 
 class RunTask(asyncio.Task[T]):
     """A task with a hash that is the same on every replay."""
+
+    __slots__ = ("_ordinal",)
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], *, loop: "RunLoop", **kwargs: Any) -> None:
         self._ordinal = loop.hash = (loop.hash + HASH_STEP) & HASHES

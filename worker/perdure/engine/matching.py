@@ -28,9 +28,10 @@ def same(recorded: object, command: Command) -> bool:
     if type(recorded) is not type(command):
         return False
     match command:
-        case ActivityScheduled(seq=seq, name=name, queue=queue):
+        case ActivityScheduled():  # a pattern with its fields costs more than to compare them
             assert isinstance(recorded, ActivityScheduled)
-            return recorded.seq == seq and recorded.name == name and recorded.queue == queue
+            target = recorded.name == command.name and recorded.queue == command.queue
+            return target and recorded.seq == command.seq
         case ActivityCancelRequested() | TimerStarted() | TimerCancelled() | SideEffectRecorded():
             return bool(getattr(recorded, "seq") == command.seq)  # noqa: B009  # same type as command, checked above
         case WorkflowExecutionCompleted() | WorkflowExecutionFailed() | WorkflowExecutionCancelled():

@@ -11,7 +11,7 @@ import contextvars
 import inspect
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NoReturn, Protocol, cast, get_args
+from typing import Any, NoReturn, Protocol, TypeVar, cast, get_args
 
 import msgspec
 
@@ -52,6 +52,8 @@ from . import flags as logic
 from . import headers, matching
 from .loop import RunLoop, RunTask, TimerHandle, running
 from .primitives import activity, entropy, signal, timer
+
+C = TypeVar("C", bound=Command)
 
 
 class Definition(Protocol):
@@ -250,7 +252,7 @@ class Run:
         self._seq += 1
         return self._seq
 
-    def emit(self, command: Command) -> Command:
+    def emit(self, command: C) -> C:
         """Record a command, or on replay match it; return it as history has it.
 
         Raises `RunEvicted` when the run is being torn down, or when the turn
@@ -267,7 +269,7 @@ class Run:
             self.fault = self._mismatch(recorded, command)
             raise RunEvicted
         self._commands.append(recorded)
-        return recorded
+        return recorded  # type: ignore[return-value]  # of the same type, or it would not match
 
     def refuse_when_torn_down(self) -> None:
         """Raise `RunEvicted` when no command may be emitted any more."""

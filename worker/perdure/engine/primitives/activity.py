@@ -48,6 +48,8 @@ class PendingActivity(msgspec.Struct):
 class ActivityFuture(RunFuture[Any]):
     """What an activity call returns inside a workflow. Cancelling it asks for the activity's cancellation."""
 
+    __slots__ = ("seq",)
+
     seq: int
 
     def cancel(self, msg: Any | None = None) -> bool:
@@ -64,17 +66,17 @@ class ActivityFuture(RunFuture[Any]):
 def schedule(
     run: "Run", name: str, payload: msgspec.Raw, options: ActivityOptions, result: Reader
 ) -> asyncio.Future[Any]:
-    """Emit the command and return the future of its result."""
+    """Emit the command and return the future of its result. The recorded input counts, whatever code replays it."""
     seq = run.next_seq()
     queue = options.queue if options.queue != run.info.queue else None
     if len(payload) > run.payload_limit:
         run.check_size(payload, f"the input of activity {name}")
-    run.emit(ActivityScheduled(seq, name, payload, queue))
+    recorded = run.emit(ActivityScheduled(seq, name, payload, queue))
     loop = run.loop
     future = ActivityFuture(loop=loop)
     future.ordinal = loop.hash = (loop.hash + HASH_STEP) & HASHES
     future.seq = seq
-    run.activities[seq] = PendingActivity(seq, name, payload, options, future, result)
+    run.activities[seq] = PendingActivity(seq, name, recorded.input, options, future, result)
     return future
 
 
