@@ -42,7 +42,7 @@ demo: setup  ## See a worker killed in the middle of an order and the order go o
 	@$(BIN)/python -m examples.demo
 
 test: setup lint type cluster-binary helm  ## Everything that CI runs: lint, types, all tests on real PostgreSQL and Kubernetes
-	$(WITH_GO) $(BIN)/pytest -n 3 --dist loadscope
+	$(WITH_GO) $(BIN)/pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 unit: setup  ## The fast tests only
 	$(BIN)/pytest tests/unit tests/conformance tests/replay tests/house

@@ -12,8 +12,9 @@ import psycopg
 import pytest
 
 from perdure.errors import SchemaVersionError, StoreUnavailableError
+from perdure.model.events import Failure
 from perdure.model.hints import NOTHING, Audience, Hint
-from perdure.model.runs import ClaimAnswer, NewRun, RunId
+from perdure.model.runs import ClaimAnswer, NewRun, NewTask, RunId, TaskRetry
 from perdure.store.postgres import PostgresStore
 from perdure.store.postgres.sealing import Seal
 from tests.support.stores import (
@@ -85,6 +86,26 @@ async def test_hints_are_gathered_into_few_notifications(stage: PostgresStage) -
     finally:
         listener.cancel()
         await asyncio.gather(listener, return_exceptions=True)
+
+
+@behaviour
+async def test_a_task_that_is_given_back_is_told_to_others_unless_it_has_to_wait(stage: PostgresStage) -> None:
+    hints = await heard_by(await stage.another(), stage)
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    queues = {1: "now", 2: "later"}
+    tasks = [NewTask(seq=seq, queue=queues[seq], name="render", input=b"[]", options=b"{}") for seq in queues]
+    await stage.flush(lease, run_id, turn(1), tasks=tasks)
+    other = await stage.worker("other", queues=("now", "later"))
+    assert len(await stage.store.claim_tasks(other, 10)) == 2
+    stage.store.hint(Hint(queues=frozenset({"between"})))
+    while (await anext(hints)).queues != frozenset({"between"}):
+        pass
+    failure = Failure("UnknownActivity", "not here")
+    delays = {1: 0.0, 2: 30.0}
+    retries = [TaskRetry(run_id=run_id, seq=seq, attempt=1, failure=failure, delay=delays[seq]) for seq in delays]
+    await stage.store.finish_tasks(other, retries)
+    assert (await anext(hints)).tasks == frozenset({"now"})
 
 
 @behaviour

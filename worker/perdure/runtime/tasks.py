@@ -7,7 +7,7 @@ batch of answers. What must not: turns. `worker` runs one for each lease.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -29,8 +29,10 @@ CLAIM = 100
 """Most tasks taken at a time."""
 DROPPED_POLL = 2.0
 """Seconds between two looks at which tasks under way are not wanted any more."""
-UNKNOWN_DELAY = 5.0
-"""Seconds before a task that this process does not know is offered again."""
+UNREADABLE_DELAY = 5.0
+"""Seconds before a task that only a newer release can read is offered again."""
+PASSED_OVER = 60.0
+"""Seconds for which activities that are not known here are left to others, before that is found and said anew."""
 
 
 class TaskLoop:
@@ -55,6 +57,8 @@ class TaskLoop:
         self._answers: list[TaskResult] = []
         self._draining = False
         self._mine: set[tuple[int, int]] = set()
+        self._unknown: dict[str, float] = {}
+        """Names of activities that others may know, and until when they are passed over."""
         self._looked_at = 0.0
         self._left_some = False
         self._doubtful = False
@@ -127,7 +131,7 @@ class TaskLoop:
         if self._draining or limit <= 0:
             return False
         try:
-            tasks = await self._store.claim_tasks(self._lease, limit, full)
+            tasks = await self._store.claim_tasks(self._lease, limit, (*full, *self._unknown_now()))
         except StoreUnavailableError:
             await asyncio.sleep(0.5)
             return False
@@ -141,19 +145,22 @@ class TaskLoop:
 
     def _begin(self, task: ClaimedTask) -> None:
         if task.name not in self._attempts.activities:
-            logger.error(
-                "activity %s of %s is not known here, though this worker serves queue %s; offering it again in %g s",
-                task.name, task.instance, task.queue, UNKNOWN_DELAY, extra=_about(task),
-            )  # fmt: skip
+            if task.name not in self._unknown:
+                logger.error(
+                    "activity %s of %s is not known here, though this worker serves queue %s; it is left to others",
+                    task.name, task.instance, task.queue, extra=_about(task),
+                )  # fmt: skip
+            self._unknown[task.name] = time.monotonic() + PASSED_OVER
             failure = Failure("UnknownActivity", f"a worker of queue {task.queue} does not know activity {task.name}")
-            self._offer_again(task, failure)
+            self._offer_again(task, failure, 0.0)
             return
         try:
             options = decode_options(task.options)
         except msgspec.MsgspecError as error:
             message = "only a newer release can carry out %s of %s: %s"
             logger.warning(message, task.name, task.instance, error, extra=_about(task))
-            self._offer_again(task, Failure("UnreadableTask", f"a newer release wrote its options: {error}"))
+            failure = Failure("UnreadableTask", f"a newer release wrote its options: {error}")
+            self._offer_again(task, failure, UNREADABLE_DELAY)
             return
         self._mine.add((task.run_id, task.seq))
         job = Job(
@@ -169,10 +176,14 @@ class TaskLoop:
         )
         self._attempts.submit(job, lambda _, verdict: self._ended(task, verdict))
 
-    def _offer_again(self, task: ClaimedTask, failure: Failure) -> None:
-        self._push(
-            TaskRetry(run_id=task.run_id, seq=task.seq, attempt=task.attempt, failure=failure, delay=UNKNOWN_DELAY)
-        )
+    def _unknown_now(self) -> Iterable[str]:
+        now = time.monotonic()
+        for name in [name for name, until in self._unknown.items() if until <= now]:
+            del self._unknown[name]
+        return self._unknown
+
+    def _offer_again(self, task: ClaimedTask, failure: Failure, delay: float) -> None:
+        self._push(TaskRetry(run_id=task.run_id, seq=task.seq, attempt=task.attempt, failure=failure, delay=delay))
 
     def _ended(self, task: ClaimedTask, verdict: Verdict) -> None:
         self._mine.discard((task.run_id, task.seq))

@@ -185,6 +185,8 @@ class MemoryWorkers(MemoryReads):
                 else:
                     task.owner, task.attempt, task.last_failure = None, result.attempt, result.failure
                     task.available_at = self.clock() + round(result.delay * 1_000_000)
+                    if result.delay == 0:
+                        self.hint(Hint(tasks=frozenset({task.queue})))
 
     async def heartbeat(self, lease: Lease, beats: Sequence[Heartbeat]) -> None:
         """Keep the details of attempts under way."""

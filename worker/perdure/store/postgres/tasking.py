@@ -92,7 +92,8 @@ async def _finish(
     )
     if not found:
         raise lost(lease)
-    workers, queues = found[0]
-    ready = frozenset(queues or ())
+    workers, queues, offered = found[0]
+    ready, again = frozenset(queues or ()), frozenset(offered or ())
     owners = frozenset(WorkerId(worker) for worker in workers or ())
-    return Hint(workers=owners, queues=ready, count=len(done) if ready else 0)
+    count = (len(done) if ready else 0) + (len(retries) if again else 0)
+    return Hint(workers=owners, queues=ready, tasks=again, count=count)

@@ -82,9 +82,11 @@ WITH fence AS MATERIALIZED (
         :retry_runs::bigint[], :retry_seqs::integer[], :attempts::integer[], :delays::bigint[], :failures::bytea[]
     ) AS a (run_id, seq, attempt, delay, failure)
     WHERE t.run_id = ANY (ARRAY[a.run_id]) AND t.seq = a.seq AND (t.owner = fence.id) IS TRUE
+    RETURNING t.queue, a.delay
 )
 SELECT (SELECT array_agg(DISTINCT owner) FROM mailed WHERE owner IS NOT NULL),
-       (SELECT array_agg(DISTINCT queue) FROM mailed WHERE owner IS NULL AND state = 0)
+       (SELECT array_agg(DISTINCT queue) FROM mailed WHERE owner IS NULL AND state = 0),
+       (SELECT array_agg(DISTINCT queue) FROM later WHERE delay = 0)
 FROM fence;
 
 -- name: heartbeat
