@@ -13,6 +13,7 @@ from perdure.model.runs import Commit, Committed, Release, RunId, WorkerId
 from perdure.model.workers import Lease
 from perdure.runtime import flush
 from perdure.runtime.flush import CROWD, FEW, PATIENCE, Answer, Flusher
+from perdure.runtime.pace import ENOUGH
 from perdure.runtime.turns import SLICE, TurnQueue
 from perdure.store.memory import MemoryStore
 from perdure.telemetry.tally import Tally
@@ -123,6 +124,40 @@ async def test_a_third_of_a_crowd_is_a_group() -> None:
     await bench.answered(39)
     assert bench.store.batches == [26, 13]
     assert bench.told == [2] * 39
+
+
+@run_async
+async def test_a_crowd_moves_as_one_where_a_write_takes_longer_than_all_its_turns() -> None:
+    """A slow disk, or a network between: with groups, each run would wait for the writes of the others, too."""
+    bench = Bench()
+    for _ in range(ENOUGH):
+        bench.flusher.pace.wrote(30, seconds=0.004, computed=0.001)
+    again = [39]
+
+    def note(answer: Answer) -> None:
+        bench.keep(answer)
+        if again[0]:
+            again[0] -= 1
+            bench.turns.add(bench.turn)
+
+    for _ in range(39):
+        bench.flusher.submit(commit(), note)
+    await bench.answered(2 * 39)
+    assert bench.store.batches == [39, 39]
+
+
+@run_async
+async def test_a_crowd_that_grows_moves_in_groups_when_its_turns_take_as_long_as_a_write() -> None:
+    bench = Bench()
+    bench.store.gate.clear()
+    for _ in range(ENOUGH):
+        bench.flusher.pace.wrote(30, seconds=0.004, computed=0.001)
+    for _ in range(120):
+        bench.flusher.submit(commit(), bench.keep)
+    await asyncio.sleep(0)
+    bench.store.gate.set()
+    await bench.answered(120)
+    assert bench.store.batches == [80, 40]
 
 
 @run_async

@@ -6,13 +6,15 @@ Executions submit, and are called back with the answer.
 There is no timer. Under load the runs fall into two groups: while the turns of one are being written, the other
 computes. A write waits until its group is complete, so that groups stay whole, and takes two thirds of all that moves
 at most, so that they become equal. It goes out before the group that was written last is told of it, so that the
-database has work meanwhile.
+database has work meanwhile. Where a write takes longer than the turns of all runs, they are one group: with two, each
+run would wait for both writes.
 """
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from time import thread_time
 
 from perdure.ending import end
 from perdure.errors import LeaseLostError, PayloadError, StoreError
@@ -21,6 +23,7 @@ from perdure.model.workers import Lease
 from perdure.store.base import CommitRefusedError, ServerChangedError, Store
 from perdure.telemetry.tally import Tally
 
+from .pace import Pace
 from .turns import SLICE, TurnQueue
 
 logger = logging.getLogger("perdure.worker")
@@ -57,6 +60,9 @@ class Flusher:
         self.starting = 0
         """Runs of this worker that took their first turn and whose start is not recorded yet."""
         self._untold: list[tuple[Answered, Answer]] = []
+        self.pace = Pace()
+        """Whether groups are worth their writes."""
+        self._computed = thread_time()
         self._loop = asyncio.get_running_loop()
         self._since = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -100,7 +106,7 @@ class Flusher:
         if self._task is not None or self._stopped or not self._complete():
             return
         # Starts go along with turns, never without: they make a group of a few turns, and none of no turn.
-        small = not self._waiting or len(self._waiting) + self.starting < FEW or self._moving < CROWD
+        small = not self._waiting or len(self._waiting) + self.starting < FEW or not self._crowded(self._moving)
         if self._untold and small:
             self._tell(self._take_untold())
             if self._waiting:
@@ -117,23 +123,28 @@ class Flusher:
 
     def _group(self) -> int:
         moving = self._moving
-        return moving if moving < CROWD else 2 * moving // 3
+        return 2 * moving // 3 if self._crowded(moving) else moving
+
+    def _crowded(self, moving: int) -> bool:
+        """Whether so many runs move in groups, of which some compute while others are being written."""
+        return moving >= CROWD and not self.pace.outlasts(moving)
 
     def _take_untold(self) -> list[tuple[Answered, Answer]]:
         untold, self._untold = self._untold, []
         return untold
 
     def _tell(self, untold: list[tuple[Answered, Answer]]) -> None:
-        """Tell a slice of the answers, and the others when what those set in motion has begun.
+        """Tell the answers; those of a crowd in slices, each when what the one before set in motion has begun.
 
         A run that closes is followed by the start of another: so starts, too, go out in several groups.
         """
         try:
-            for answered, answer in untold[:SLICE]:
+            some = SLICE if self._crowded(len(untold)) else len(untold)
+            for answered, answer in untold[:some]:
                 if not self._stopped:
                     answered(answer)
-            if len(untold) > SLICE:
-                self._loop.call_soon(self._tell, untold[SLICE:])
+            if len(untold) > some:
+                self._loop.call_soon(self._tell, untold[some:])
         except Exception:
             logger.exception("an answer was taken in a way that nobody foresaw; the worker starts afresh")
             self._lose()
@@ -148,6 +159,7 @@ class Flusher:
         self._on_lost()
 
     async def _write(self) -> None:
+        began = self._loop.time()
         batch = [self._waiting.popleft() for _ in range(min(BATCH, self._group(), len(self._waiting)))]
         self._in_flight = len(batch)
         if self._untold:
@@ -161,11 +173,17 @@ class Flusher:
             self._lose()
         else:
             self._untold = [(answered, answer) for (_, answered), answer in zip(batch, answers, strict=True)]
+            self._take_time(len(batch), began)
         finally:
             self._in_flight = 0
             self._since = self._loop.time()
             self._task = None
         self._go_on()
+
+    def _take_time(self, commits: int, began: float) -> None:
+        before, self._computed = self._computed, thread_time()
+        if commits >= FEW:
+            self.pace.wrote(commits, self._loop.time() - began, self._computed - before)
 
     async def _flush(self, commits: Sequence[Commit]) -> Sequence[Answer]:
         began = self._loop.time()
