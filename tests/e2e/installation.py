@@ -130,6 +130,10 @@ class Installation:
             with contextlib.suppress(Exception):
                 phases = Counter(status.get("phase") for status in self.statuses().values())
                 print(f"phases: {phases}", self.cluster.out("get", "pods", "-o", "wide"), sep="\n")
+                for pod in self.cluster.get("pods"):
+                    name = pod["metadata"]["name"]
+                    print(f"--- {name}", self.cluster.out("logs", name, "--all-containers", "--tail=40"), sep="\n")
+                print(self.cluster.out("get", "endpointslices", "-o", "yaml"))
             raise
 
     # The database
