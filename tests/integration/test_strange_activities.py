@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import pytest
 
@@ -46,7 +45,7 @@ async def test_a_worker_takes_what_it_does_not_know_once_and_leaves_the_rest_to_
 
 
 @run_async
-async def test_what_nobody_knows_is_said_and_whoever_comes_and_knows_it_goes_on_at_once(
+async def test_what_nobody_knows_is_said_and_whoever_comes_and_knows_it_goes_on(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     here, there = await world.client(), await world.client()
@@ -57,7 +56,6 @@ async def test_what_nobody_knows_is_said_and_whoever_comes_and_knows_it_goes_on_
             return bool(complaints(caplog))
 
         await eventually(said)
-        caplog.set_level(logging.DEBUG, "perdure")
         async with Worker(there, workflows=[], activities=[elsewhere]):
             assert await handle.result() == 0
     await world.close()
