@@ -22,7 +22,8 @@ from tests.failpoints.verdict import judge
 from tests.support.failpoints import Cut, Kind, Place
 from tests.support.postgres import TEST_SETTINGS, EmbeddedServer
 
-SETTINGS: Final = {**TEST_SETTINGS, "max_connections": "800"}
+# By the moment of each commit the verdict tells what began after it was recorded.
+SETTINGS: Final = {**TEST_SETTINGS, "max_connections": "800", "track_commit_timestamp": "on"}
 Cuts = tuple[Cut, ...]
 Sent = Mapping[str, Mapping[str, Sequence[int]]]
 Choice = Callable[[Sent], Iterable[Cut]]

@@ -61,9 +61,6 @@ EXPECTED: Final[dict[str, Any]] = {
 }
 """What each instance comes to: a result, or the name of the error that its caller gets."""
 
-TOLERANCE: Final = 0.25
-"""Seconds by which a worker's idea of the database's time may be off on a busy machine."""
-
 LEFT_OVER: Final = {
     "worker": "namespace = %(namespace)s",
     "task": "namespace = %(namespace)s",
@@ -84,6 +81,8 @@ class Run:
     info: RunInfo
     state: RunState
     turns: list[Turn]
+    committed: list[float]
+    """When the server committed each turn, in seconds since 1970."""
 
     @property
     def events(self) -> list[Event]:
@@ -140,17 +139,19 @@ def _runs(connection: psycopg.Connection[Any], namespace: str) -> Iterator[Run]:
         "SELECT id, instance, workflow, queue, state FROM perdure.run WHERE namespace = %s ORDER BY id", [namespace]
     ).fetchall()
     for run_id, instance, workflow, queue, state in runs:
-        turns = []
-        for seq, events, payloads in connection.execute(
-            "SELECT seq, events, (SELECT array_agg(data ORDER BY ordinal) FROM perdure.payload p"
+        turns, committed = [], []
+        for seq, events, moment, payloads in connection.execute(
+            "SELECT seq, events, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8,"
+            " (SELECT array_agg(data ORDER BY ordinal) FROM perdure.payload p"
             " WHERE p.run_id = h.run_id AND p.seq = h.seq)"
             " FROM perdure.history h WHERE run_id = %s ORDER BY seq",
             [run_id],
         ):
             turn = codec.decode_turn(seq, events)
             turns.append(codec.join_payloads(turn, payloads) if payloads else turn)
+            committed.append(moment)
         info = RunInfo(id=instance, run_id=RunId(run_id), namespace=namespace, workflow=workflow, queue=queue)
-        yield Run(info, RunState(state), turns)
+        yield Run(info, RunState(state), turns, committed)
 
 
 def _history(run: Run) -> Iterator[str]:
@@ -219,17 +220,17 @@ class _Effects:
 
     def compared(self, run: Run) -> Iterator[str]:
         """Every attempt that was recorded ran, and none began after it was recorded."""
-        for turn in run.turns:
+        for turn, committed in zip(run.turns, run.committed, strict=True):
             for event in turn.events:
                 if isinstance(event, ActivityCompleted | ActivityFailed | ActivityAttemptFailed):
                     for attempt in range(1, event.attempt + 1):
-                        yield from self._attempt(run, event.seq, attempt, turn.header.time / 1e6)
+                        yield from self._attempt(run, event.seq, attempt, committed)
 
     def _attempt(self, run: Run, seq: int, attempt: int, recorded_at: float) -> Iterator[str]:
         began = self._attempts.get(("attempt", run.info.id, f"{run.info.run_id}/{seq}", str(attempt)))
         if not began:
             yield f"attempt {attempt} of activity {seq} is recorded and never ran"
-        elif began[-1][1] > recorded_at + TOLERANCE:
+        elif began[-1][1] > recorded_at:
             yield f"attempt {attempt} of activity {seq} began {began[-1][1] - recorded_at:.3f} s after it was recorded"
 
     def doubled(self) -> Iterator[str]:
