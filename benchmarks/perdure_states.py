@@ -24,7 +24,6 @@ from benchmarks.programs import Program
 from benchmarks.talk import Arguments, Setup, in_flight, serve, timed
 from benchmarks.workloads import STAMPS, chain, listener, marked_chain, sleeper, waiter
 from perdure import Client
-from perdure.engine.loop import Stillness
 from perdure.engine.replay import replay
 from perdure.model.codec import decode_turn
 from perdure.model.runs import RunId, RunInfo
@@ -199,8 +198,7 @@ async def cold_replay(on: Bench, asked: Arguments) -> Sample:
     before, began = on.meter.read(), time.thread_time()
     turns = [decode_turn(seq, data) for seq, data in rows]
     decoded = time.thread_time()
-    with Stillness():  # as a worker does
-        run = replay(chain, info, turns)
+    run = replay(chain, info, turns)
     ended = time.thread_time()
     events = sum(len(turn.events) for turn in turns)
     sample = on.meter.sample(before, events)

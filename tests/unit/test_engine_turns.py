@@ -1,12 +1,17 @@
 """What surrounds a turn: its header, and the collector of garbage."""
 
+import asyncio
 import gc
 
 import msgspec
+import pytest
 
 from perdure import activity, workflow
+from perdure.engine.replay import replay
+from perdure.errors import NonDeterminismError
 from perdure.model.events import ActivityCompleted, TurnHeader
 from tests.support.engine import Script
+from tests.support.world import run_async
 
 
 @activity.define
@@ -48,3 +53,30 @@ def test_garbage_of_another_run_is_not_finalized_within_a_turn() -> None:
         assert not gc.isenabled()
     finally:
         (gc.enable if before else gc.disable)()
+
+
+@run_async
+async def test_a_replay_leaves_the_event_loop_around_it_the_running_one() -> None:
+    around, seen = asyncio.get_running_loop(), set[int]()
+
+    @workflow.define
+    async def looking(count: int) -> None:
+        for number in range(count):
+            seen.add(id(asyncio.get_running_loop()))
+            await step(number)
+
+    script = Script(looking, 3)
+    script.turn()
+    script.complete((1, 1))
+    assert asyncio.get_running_loop() is around
+    seen.clear()
+    again = replay(looking, script.info, script.history)
+    assert seen == {id(again.loop)}
+    assert asyncio.get_running_loop() is around
+    script.rows[2] = script.rows[1]
+    with pytest.raises(NonDeterminismError):
+        replay(looking, script.info, script.history)
+    assert asyncio.get_running_loop() is around
+    seen.clear()
+    again.turn(TurnHeader(time=script.now), (ActivityCompleted(2, msgspec.Raw(b"1")),))
+    assert seen == {id(again.loop)}

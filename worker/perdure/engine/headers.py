@@ -1,11 +1,23 @@
 """Headers of turns: what a turn inherits from the one before, and what is worth recording.
 
-What lives here: two pure functions. What must not: the run. `run` calls them.
+What lives here: pure functions. What must not: the run. `run` calls them.
 """
 
-from perdure.model.events import TurnHeader
+from perdure.model.events import Microseconds, TurnHeader
 
 from . import flags as logic
+
+
+def says_only_the_time(header: TurnHeader) -> bool:
+    """Tell whether everything else is as in the turn before."""
+    return header.build is None and header.python is None and header.flags is None and header.worker is None
+
+
+def at(time: Microseconds, header: TurnHeader) -> TurnHeader:
+    """Return the header of a turn at ``time`` for which the rest of ``header`` holds."""
+    if header.time == time:
+        return header
+    return TurnHeader(time=time, build=header.build, python=header.python, flags=header.flags, worker=header.worker)
 
 
 def effective(header: TurnHeader, before: TurnHeader, *, recorded: bool) -> TurnHeader:
@@ -14,9 +26,6 @@ def effective(header: TurnHeader, before: TurnHeader, *, recorded: bool) -> Turn
     A new turn runs under today's rules, a ``recorded`` one under those of its time.
     """
     time = max(before.time, header.time)
-    nothing = header.build is None and header.python is None and header.flags is None and header.worker is None
-    if nothing and recorded:  # nearly all of a history
-        return TurnHeader(time=time, build=before.build, python=before.python, flags=before.flags, worker=before.worker)
     complete = header.build is not None and header.python is not None and header.worker is not None
     if complete and header.flags is not None and header.time == time:
         return header

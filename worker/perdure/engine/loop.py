@@ -11,13 +11,14 @@ in `asyncio.wait`) iterates in the same order on replay.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import sys
 import threading
 from asyncio import events as asyncio_events
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any, NoReturn, Protocol, Self, TypeVar
 
 import msgspec
@@ -183,6 +184,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         self.tasks: list[RunTask[Any]] = []  # asyncio itself keeps weak references only
         self._prune_at = 64
         self._ready: deque[Handle] = deque()
+        self._stays = False
         self.hash = 0
         """The hash of the last task or future."""
         self._named = 0
@@ -200,8 +202,22 @@ class RunLoop(asyncio.AbstractEventLoop):
             with Stillness() as still:
                 self._run_ready(still)
 
+    @contextlib.contextmanager
+    def staying(self) -> Iterator[None]:
+        """Be the running loop for many turns, between which nothing but the engine runs: to say so is a system call."""
+        with contextlib.ExitStack() as stack:
+            still = _here.still or stack.enter_context(Stillness())
+            asyncio_events._set_running_loop(self)  # noqa: SLF001
+            self._stays = True
+            try:
+                yield
+            finally:
+                self._stays = False
+                asyncio_events._set_running_loop(still.loop)  # noqa: SLF001
+
     def _run_ready(self, still: Stillness) -> None:
-        asyncio_events._set_running_loop(self)  # noqa: SLF001
+        if not self._stays:
+            asyncio_events._set_running_loop(self)  # noqa: SLF001
         around = still.turn
         try:
             still.turn = self
@@ -228,7 +244,8 @@ class RunLoop(asyncio.AbstractEventLoop):
                 except RunEvicted:
                     pass  # delivered at the last moment
             still.turn = around
-            asyncio_events._set_running_loop(still.loop)  # noqa: SLF001
+            if not self._stays:
+                asyncio_events._set_running_loop(still.loop)  # noqa: SLF001
 
     def clear(self) -> None:
         """Forget every callback that has not run."""

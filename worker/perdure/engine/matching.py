@@ -25,17 +25,16 @@ from perdure.model.events import (
 
 def same(recorded: object, command: Command) -> bool:
     """Tell whether the code asked again for what history says it asked for."""
-    if type(recorded) is not type(command):
-        return False
     match command:
         case ActivityScheduled():  # a pattern with its fields costs more than to compare them
-            assert isinstance(recorded, ActivityScheduled)
+            if type(recorded) is not ActivityScheduled:
+                return False
             target = recorded.name == command.name and recorded.queue == command.queue
             return target and recorded.seq == command.seq
         case ActivityCancelRequested() | TimerStarted() | TimerCancelled() | SideEffectRecorded():
-            return bool(getattr(recorded, "seq") == command.seq)  # noqa: B009  # same type as command, checked above
+            return type(recorded) is type(command) and bool(getattr(recorded, "seq") == command.seq)  # noqa: B009  # the same type
         case WorkflowExecutionCompleted() | WorkflowExecutionFailed() | WorkflowExecutionCancelled():
-            return True
+            return type(recorded) is type(command)
         case _ as never:
             assert_never(never)
 

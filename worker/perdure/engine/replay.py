@@ -37,8 +37,9 @@ def replay(definition: Definition, info: RunInfo, history: Iterable[Turn]) -> Ru
     """
     run = Run(definition, info)
     try:
-        for turn in history:
-            run.replay_turn(turn)
+        with run.loop.staying():
+            for turn in history:
+                run.replay_turn(turn)
     except BaseException:
         run.evict()
         raise

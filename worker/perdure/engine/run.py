@@ -84,7 +84,7 @@ class Run:
         self.definition = definition
         self.info = info
         self.seed = ""
-        self.header = TurnHeader(time=0)
+        self._header = TurnHeader(time=0)
         self.start_time = 0
         self.turns = 0
         self.activities: dict[int, activity.PendingActivity] = {}
@@ -103,10 +103,16 @@ class Run:
         self._seq = 0
         self._commands: list[Command] = []
         self._recorded: Sequence[Command] | None = None
+        self._matched = 0
         self._flags = logic.CURRENT
         self._fresh = False
 
     # --- moving -------------------------------------------------------------
+
+    @property
+    def header(self) -> TurnHeader:
+        """What holds for the last turn, whether it said so itself or a turn before it did."""
+        return headers.at(self.loop.now, self._header)
 
     @property
     def replaying(self) -> bool:
@@ -124,23 +130,26 @@ class Run:
         Raises `NonDeterminismError` when the code does not do what the turn
         says it did; the run is of no use afterwards.
         """
-        incoming = [event for event in turn.events if type(event) in _APPLY]
-        recorded = [event for event in turn.events if type(event) not in _APPLY]
-        if recorded and type(recorded[-1]) in _FROM_OUTSIDE:
-            self.closed = True
-            recorded.pop()
         if turn.seq != self.turns:
             message = f"turn {self.turns} of {self.info.id} is missing: its history goes on with turn {turn.seq}"
             raise NonDeterminismError(message)
+        events = turn.events
+        first = 0  # of the commands: they come last
+        while first < len(events) and type(events[first]) in _APPLY:
+            first += 1
+        recorded = events[first:]
+        if recorded and type(recorded[-1]) in _FROM_OUTSIDE:
+            self.closed = True
+            recorded = recorded[:-1]
         self._begin(turn.header, recorded)  # type: ignore[arg-type]  # neither incoming nor from outside
-        for event in incoming:
+        for event in events[:first]:
             if not _APPLY[type(event)](self, event):
                 raise self._mismatch(event, None)
         # Turn 0 has a worker when it was taken together with the start.
         if (turn.seq > 0 or turn.header.worker is not None) and not self.closed:
             self._step()
-            if len(self._commands) < len(recorded):
-                raise self._mismatch(recorded[len(self._commands)], None)
+            if self._matched < len(recorded):
+                raise self._mismatch(recorded[self._matched], None)
         self._recorded = None
 
     def turn(self, header: TurnHeader, incoming: Sequence[Incoming]) -> Decision:
@@ -154,11 +163,13 @@ class Run:
         applied: list[Event] = [event for event in incoming if _APPLY[type(event)](self, event)]
         if not applied and not self._fresh:
             self.turns -= 1
-            self.header = before  # what is not recorded must not be inherited by the next turn
+            self._header = before  # what is not recorded must not be inherited by the next turn
+            self.loop.now = before.time
             return Decision(None, (), None, None)
         self._step()
         visible, self.visible = self.visible, None
         commands = tuple(self._commands)
+        self._commands.clear()
         closing: Closing | None = None
         if self.closed and commands and type(commands[-1]) in _CLOSING:
             closing = cast("Closing", commands[-1])
@@ -167,12 +178,15 @@ class Run:
 
     def _begin(self, header: TurnHeader, recorded: Sequence[Command] | None) -> None:
         self.turns += 1
-        self.header = headers.effective(header, self.header, recorded=recorded is not None)
-        if self.header.flags != self._flags:
-            self._flags = logic.known(self.header.flags or 0)
-        self.loop.now = self.header.time
+        if recorded is not None and headers.says_only_the_time(header):  # nearly all of a history
+            self.loop.now = max(self.loop.now, header.time)
+        else:
+            self._header = headers.effective(header, self.header, recorded=recorded is not None)
+            self.loop.now = self._header.time
+            if self._header.flags != self._flags:
+                self._flags = logic.known(self._header.flags or 0)
         self._recorded = recorded
-        self._commands = []
+        self._matched = 0
 
     def _step(self) -> None:
         self._fresh = False
@@ -213,7 +227,7 @@ class Run:
             message = f"{self.info.id} runs workflow {event.workflow}, not {self.definition.name}"
             raise UnknownWorkflowError(message)
         self.seed = event.seed
-        self.start_time = self.header.time
+        self.start_time = self.loop.now
         self.loop.hash = entropy.hash_base(event.seed)  # differs between runs and agrees between replays
         self._main = self.loop.create_task(self._run_main(event.input), name="main", context=contextvars.Context())
         self._fresh = True
@@ -260,15 +274,15 @@ class Run:
         """
         if self.tearing_down or self.fault is not None:
             raise RunEvicted
-        if self._recorded is None:
+        history = self._recorded
+        if history is None:
             self._commands.append(command)
             return command
-        position = len(self._commands)
-        recorded = self._recorded[position] if position < len(self._recorded) else None
-        if recorded is None or not matching.same(recorded, command):
+        recorded = history[self._matched] if self._matched < len(history) else None
+        if not matching.same(recorded, command):
             self.fault = self._mismatch(recorded, command)
             raise RunEvicted
-        self._commands.append(recorded)
+        self._matched += 1
         return recorded  # type: ignore[return-value]  # of the same type, or it would not match
 
     def refuse_when_torn_down(self) -> None:

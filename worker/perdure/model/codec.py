@@ -35,11 +35,12 @@ from perdure.model.events import (
 E = TypeVar("E", bound=Event | Unreadable)
 
 JSON = b"\x01"
+_JSON = JSON[0]
 
 
 class _Row(msgspec.Struct, frozen=True, gc=False, array_like=True):
     time: Microseconds
-    events: list[Event]
+    events: tuple[Event, ...]
     build: str | None = None
     python: str | None = None
     flags: int | None = None
@@ -101,13 +102,13 @@ def encode_apart(turn: Turn, threshold: int) -> tuple[bytes, Sequence[bytes]]:
 def decode_turn(seq: int, data: bytes | memoryview) -> Turn:
     """Return the turn in a history row; raise `PayloadError` for a codec or an event this release does not know."""
     view = memoryview(data)
-    if view[:1] != JSON:
+    if not data or data[0] != _JSON:
         raise unknown_codec(f"turn {seq} of its history", view)
     try:
         row = _row_decoder.decode(view[1:])
     except msgspec.MsgspecError as error:
         raise newer(f"turn {seq} of its history", error) from error
-    return Turn(seq, _header(row), tuple(row.events))
+    return Turn(seq, _header(row), row.events)
 
 
 def decode_for_readers(seq: int, data: bytes | memoryview) -> tuple[TurnHeader | None, list[Event | Unreadable]]:
