@@ -1,4 +1,4 @@
-"""Claims bring whole histories: of large runs only as many come at a time as a worker has room for."""
+"""Claims bring whole histories, and looks into the inbox all mail: only as much at a time as a worker has room for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ LARGE = f'"{1000 * "x"}"'
 @pytest.fixture(autouse=True)
 def _little_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "ENOUGH_FOR_A_CLAIM", 2000)
+    monkeypatch.setattr(rows, "ENOUGH_FOR_A_LOOK", 2000)
 
 
 async def claim(stage: PostgresStage, lease: Lease) -> list[tuple[str, bool]]:
@@ -55,3 +56,23 @@ async def test_messages_and_turns_weigh_as_much_as_input(stage: PostgresStage) -
     assert await claim(stage, lease) == [("order-1", True)]
     assert await claim(stage, lease) == [("order-2", True)]
     assert await claim(stage, lease) == [("order-3", False)]
+
+
+@behaviour
+async def test_a_look_that_has_enough_bytes_leaves_later_messages_to_the_next_one(stage: PostgresStage) -> None:
+    lease = await stage.worker()
+    runs = [await stage.owned(lease, f"order-{number}") for number in range(2)]
+    for number in range(3):
+        for instance in ("order-0", "order-1"):
+            await stage.store.deliver(NAMESPACE, instance, signal(str(number), LARGE))
+
+    async def look() -> list[tuple[int, int]]:
+        return [(runs.index(item.run_id), item.number) for item in await stage.store.inbox(lease)]
+
+    assert await look() == await look() == [(0, 1), (0, 2)]
+    await stage.flush(lease, runs[0], turn(1), consumed=2)
+    assert await look() == [(0, 3), (1, 1)]
+    await stage.flush(lease, runs[0], turn(2), consumed=3)
+    assert await look() == [(1, 1), (1, 2)]
+    await stage.store.suspend(NAMESPACE, "order-0", suspended=True)
+    assert await look() == [(0, 0), (1, 1), (1, 2)], "what holds a run up is no matter of bytes"

@@ -248,8 +248,9 @@ class Store(Protocol):
     async def inbox(self, lease: Lease) -> list[InboxItem]:
         """Return the unconsumed messages that came while this worker owned their run, by run and number.
 
-        Those that were there before came with the claim. A run that was closed from outside shows once, with its
-        closing event as the last message. A run that is to be suspended shows in every answer until it is let go.
+        Those that were there before came with the claim. A store may leave the last ones to the next look, so that a
+        worker has room for what comes. A run that was closed from outside shows once, with its closing event as the
+        last message. A run that is to be suspended shows in every answer until it is let go.
         """
 
     async def claim_tasks(self, lease: Lease, limit: int, passed_over: Sequence[str] = ()) -> list[ClaimedTask]:

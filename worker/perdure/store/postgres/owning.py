@@ -183,7 +183,7 @@ class Inbox:
         if seen:
             await forget(self._lane, seen)
             del self._seen[lease.worker]
-        found = await self._lane.fetch("inbox", fence(lease))
+        found = await self._lane.fetch("inbox", {**fence(lease), "enough": int8(rows.ENOUGH_FOR_A_LOOK)})
         if not found:
             raise lost(lease)
         items: list[InboxItem] = []

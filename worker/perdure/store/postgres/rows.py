@@ -27,6 +27,8 @@ MOST_OF_A_RUN = 500_000_000
 """Bytes of a run that a worker still loads."""
 ENOUGH_FOR_A_CLAIM = 16_000_000
 """Bytes of runs after which a claim takes no further ones. Decoded and replayed they are several times as large."""
+ENOUGH_FOR_A_LOOK = 16_000_000
+"""Bytes of messages after which a look into the inbox brings no further ones."""
 
 _OUTCOME = 19
 """The place of the outcome in ``summary``."""

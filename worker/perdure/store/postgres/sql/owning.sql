@@ -374,13 +374,19 @@ WHERE a.place = ANY (:places::bigint[]);
 
 -- name: inbox
 -- What came while this worker owned the run; a closed run has one last message that says so. A run that is to be
--- suspended shows every time, without a message, until its owner lets it go.
+-- suspended shows every time, without a message, until its owner lets it go. No further message comes along once those
+-- before it have :enough bytes: they are there for the next look, when turns have consumed the ones before.
 SELECT i.run_id, i.number, i.body, i.state >= 10
 FROM perdure.worker w
 LEFT JOIN LATERAL (
-    SELECT i.run_id, i.number, i.body, r.state
-    FROM perdure.inbox i JOIN perdure.run r ON r.id = ANY (ARRAY[i.run_id])
-    WHERE i.owner = w.id AND (r.owner = w.id OR r.state >= 10)
+    SELECT run_id, number, body, state
+    FROM (
+        SELECT i.run_id, i.number, i.body, r.state,
+               sum(length(i.body)) OVER (ORDER BY i.run_id, i.number ROWS UNBOUNDED PRECEDING) - length(i.body) AS before
+        FROM perdure.inbox i JOIN perdure.run r ON r.id = ANY (ARRAY[i.run_id])
+        WHERE i.owner = w.id AND (r.owner = w.id OR r.state >= 10)
+    ) weighed
+    WHERE before < :enough::bigint
     UNION ALL
     SELECT r.id, 0, NULL, r.state FROM perdure.run r WHERE r.owner = w.id AND r.state = 1 AND r.suspended
 ) i ON true
