@@ -381,10 +381,15 @@ FROM perdure.worker w
 LEFT JOIN LATERAL (
     SELECT run_id, number, body, state
     FROM (
-        SELECT i.run_id, i.number, i.body, r.state,
-               sum(length(i.body)) OVER (ORDER BY i.run_id, i.number ROWS UNBOUNDED PRECEDING) - length(i.body) AS before
-        FROM perdure.inbox i JOIN perdure.run r ON r.id = ANY (ARRAY[i.run_id])
-        WHERE i.owner = w.id AND (r.owner = w.id OR r.state >= 10)
+        SELECT run_id, number, body, state,
+               sum(length(body)) OVER (ORDER BY run_id, number ROWS UNBOUNDED PRECEDING) - length(body) AS before
+        FROM (
+            SELECT i.run_id, i.number, i.body, r.state
+            FROM perdure.inbox i JOIN perdure.run r ON r.id = ANY (ARRAY[i.run_id])
+            WHERE i.owner = w.id AND (r.owner = w.id OR r.state >= 10)
+            -- Found by owner and sorted then: an index that has them in order would be read whole.
+            OFFSET 0
+        ) mine
     ) weighed
     WHERE before < :enough::bigint
     UNION ALL
