@@ -70,6 +70,11 @@ def test_no_file_names_a_package_registry() -> None:
     assert lines_with(REGISTRY) == []
 
 
+def test_every_file_is_text() -> None:
+    """Pictures are SVG here; what is not text came from a build or a download."""
+    assert [name for name in files() if b"\0" in (ROOT / name).read_bytes()] == []
+
+
 def test_sql_lives_in_the_store_only() -> None:
     elsewhere = [name for name in files("*.sql") if not name.startswith("worker/perdure/store/")]
     assert elsewhere == []
