@@ -159,6 +159,7 @@ class Run:
         the decision. Raises `EngineFault` when the turn must not be recorded.
         """
         before = self.header
+        self._commands = []
         self._begin(header, None)
         applied: list[Event] = [event for event in incoming if _APPLY[type(event)](self, event)]
         if not applied and not self._fresh:
@@ -169,7 +170,6 @@ class Run:
         self._step()
         visible, self.visible = self.visible, None
         commands = tuple(self._commands)
-        self._commands.clear()
         closing: Closing | None = None
         if self.closed and commands and type(commands[-1]) in _CLOSING:
             closing = cast("Closing", commands[-1])
