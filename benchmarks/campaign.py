@@ -31,7 +31,11 @@ MOST_BYTES: Final = 20_000_000
 
 @dataclass
 class Campaign:
-    """Scenarios on one server. Databases are kept until the server goes: dropping one forces a checkpoint."""
+    """Scenarios on one server.
+
+    The databases of a scenario are dropped after it: autovacuum would go through them for minutes and be counted for
+    those that follow. To drop one forces a checkpoint, so that it is done between scenarios.
+    """
 
     server: Server
     say: Callable[[str], None]
@@ -49,7 +53,9 @@ class Campaign:
                     programs: dict[str, Program] = {}
                     for step in scenario.steps:
                         if step.subject.identity not in programs:
-                            program = stack.enter_context(self.start(step.subject, monitor))
+                            dsn = self.server.create_database()
+                            stack.callback(self.server.drop_database, dsn)
+                            program = stack.enter_context(start(step.subject, dsn, monitor))
                             programs[step.subject.identity] = program
                     self.measure(scenario, programs)
             except ProgramError as error:  # the others are worth measuring all the same
@@ -57,14 +63,6 @@ class Campaign:
                 self.say(f"  FAILED: {error}")
             self.say(f"  {time.monotonic() - began:.0f} s")
         return self.found
-
-    def start(self, subject: Subject, monitor: str) -> Program:
-        """Start a subject on a database of its own."""
-        dsn = self.server.create_database()
-        if subject.module.startswith("benchmarks.perdure"):
-            migrate(dsn)
-        python = dbos_python() if subject.name == DBOS.name else sys.executable
-        return Program(subject.module, Setup(dsn, monitor, dict(subject.options)), python=python)
 
     def measure(self, scenario: Scenario, programs: dict[str, Program]) -> None:
         """Warm every subject, then let them take turns, round by round."""
@@ -96,6 +94,14 @@ class Campaign:
             return dict(step.arguments)
         wanted = (scenario, step.setting, step.rows_of)
         return rows_like(next(m for m in self.found if (m.scenario, m.setting, m.subject) == wanted).samples[-1])
+
+
+def start(subject: Subject, dsn: str, monitor: str) -> Program:
+    """Start a subject on a database of its own."""
+    if subject.module.startswith("benchmarks.perdure"):
+        migrate(dsn)
+    python = dbos_python() if subject.name == DBOS.name else sys.executable
+    return Program(subject.module, Setup(dsn, monitor, dict(subject.options)), python=python)
 
 
 def rows_like(sample: Sample) -> dict[str, int]:

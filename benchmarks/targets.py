@@ -15,6 +15,8 @@ from benchmarks.results import Measured, find, number
 AS_FAST: Final = 1.25
 """How far two costs may lie apart and still count as the same: less is noise on a small machine."""
 
+SERVER_CORES: Final = 2
+"""What the server of a benchmark has: workers that ask for more than this wait for PostgreSQL."""
 
 NOTHING_KB: Final = 0.15
 """Less than any object of its own that a worker could keep for a run; allocators are not exact."""
@@ -89,12 +91,20 @@ def _costs(found: Sequence[Measured]) -> list[Verdict]:
     resting = find(found, "idle", "nothing to do", "Perdure")
     four = find(found, "processes", "4 workers", "Perdure")
     shares = ratio(four.cpu_postgres, four.cpu_ours) if four else None
+    workers = four.cpu(*(name for name in four.processes if name.startswith("worker"))) if four else None
+    asked_for = ratio(four.cpu_postgres, workers) if four else None
     return [
         at_most("WAL an activity, 50 in flight", 400, busy.wal if busy else None, " B"),
         at_most("commits an activity, 50 in flight", 0.05, busy.commits if busy else None),
         at_most("cold replay, all in", 10, max((r for r in replays if r is not None), default=None), " µs an event"),
         at_most("idle worker", 1, resting.rate if resting else None, " statements a second"),
         at_least("4 worker processes: PostgreSQL's CPU as a multiple of ours", 1, shares),
+        at_least(
+            "4 worker processes that use a core each: what they ask of PostgreSQL",
+            SERVER_CORES,
+            4 * asked_for if asked_for is not None else None,
+            " cores",
+        ),
     ]
 
 

@@ -116,6 +116,15 @@ def test_throughput_is_judged_against_dbos_and_the_core_of_the_same_run() -> Non
     assert (core.measured, core.met) == ("0.40", False)
 
 
+def test_four_workers_are_judged_with_their_client_on_one_machine_and_without_it_on_cores_of_their_own() -> None:
+    spent = {"client": 1.0, "postgres": 3.0} | {f"worker {number}": 1.0 for number in (1, 2, 3, 4)}
+    found = measured("processes", "4 workers", "Perdure", sample(1_000, cpu=spent))
+    together = judged("as a multiple of ours", found)
+    assert (together.measured, together.met) == ("0.60", False)
+    apart = judged("use a core each", found)
+    assert (apart.measured, apart.met) == ("3.00 cores", True)
+
+
 def test_nothing_is_met_where_nothing_was_measured() -> None:
     assert {verdict.met for verdict in verdicts([])} == {None}
     assert {verdict.measured for verdict in verdicts([])} == {"not measured"}
@@ -160,7 +169,7 @@ COSTS: list[tuple[str, Callable[[float], Measured], float, float]] = [
         1.3,
     ),
     (
-        "4 worker processes",
+        "4 worker processes: PostgreSQL's CPU",
         lambda value: measured("processes", "4 workers", "Perdure", sample(cpu={"worker 1": 1.0, "postgres": value})),
         1.0,
         0.9,
