@@ -255,3 +255,46 @@ async def test_attempts_that_were_cancelled_while_they_waited_for_a_place_take_n
     gate.set()
     assert await bench.results(2) == {1: 1, 3: 3}
     await until(lambda: (slots.free, slots.room) == (1, 3))
+
+
+class Stop(BaseException):
+    """As pytest's `fail`: no `Exception`."""
+
+
+ODD = (StopIteration, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, SystemExit, Stop)
+
+
+@pytest.mark.parametrize("error", ODD)
+@run_async
+async def test_a_thread_may_raise_what_no_future_takes(error: type[BaseException]) -> None:
+    def find(name: str) -> str:
+        if name == "nothing":
+            raise error
+        return name
+
+    bench = Bench(find)
+    bench.submit(1, "nothing")
+    bench.submit(2, "tea")
+    await bench.results(2)
+    failed, completed = (verdict for _, verdict in sorted(bench.told, key=lambda told: told[0]))
+    assert isinstance(failed, ActivityFailed)
+    assert failed.failure.type.endswith(error.__name__)
+    assert isinstance(completed, ActivityCompleted)
+    await bench.attempts.stop()
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit, Stop])
+@run_async
+async def test_an_async_activity_may_raise_what_is_no_exception(error: type[BaseException]) -> None:
+    async def find(name: str) -> str:
+        if name == "nothing":
+            raise error
+        return name
+
+    bench = Bench(find)
+    for seq in range(4):
+        bench.submit(seq, "nothing" if seq == 1 else "tea")
+    await bench.results(4)
+    kinds = {seq: type(verdict) for seq, verdict in bench.told}
+    assert kinds == {seq: ActivityFailed if seq == 1 else ActivityCompleted for seq in range(4)}
+    await bench.attempts.stop()

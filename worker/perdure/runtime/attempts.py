@@ -70,6 +70,12 @@ _NOT_BEGUN = object()
 """What a thread returns that did not begin because the lease was over by then."""
 
 
+class _Raised(msgspec.Struct):
+    """What a thread returns whose function raised: there are exceptions that a future does not take or pass on."""
+
+    error: BaseException
+
+
 def judge(job: Job, error: BaseException, details: bytes | None = None) -> Verdict:
     """Decide what a failed attempt means: another one, or the end."""
     failure = record(error)
@@ -186,10 +192,10 @@ class Attempt(msgspec.Struct, eq=False):
                 return
             args, kwargs = self._activity.signature.decode_call(self._job.input)
             self._report_result(await self._activity.function(*args, **kwargs))
-        except asyncio.CancelledError as error:
-            self._report_error(error)  # without a verdict yet, the activity raised this by itself
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever an activity raises is its failure
-            self._report_error(error)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise  # it is the process that ends
+        except BaseException as error:  # noqa: BLE001  # whatever else an activity raises is its failure
+            self._report_error(error)  # unless it was cancelled here: then there is a verdict, or nobody wants one
         finally:
             self._slots.leave()
             self._owner.on_free()
@@ -208,15 +214,18 @@ class Attempt(msgspec.Struct, eq=False):
         call.add_done_callback(lambda _: self._loop.is_closed() or self._loop.call_soon_threadsafe(self._leave_thread))
         try:
             result = await asyncio.shield(asyncio.wrap_future(call))
-            if result is not _NOT_BEGUN:
-                self._report_result(result)
         except asyncio.CancelledError:
-            pass  # the verdict is in, or nobody wants one; the thread ends by itself
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever an activity raises is its failure
-            self._report_error(error)
+            return  # the verdict is in, or nobody wants one; the thread ends by itself
+        if type(result) is _Raised:
+            self._report_error(result.error)
+        elif result is not _NOT_BEGUN:
+            self._report_result(result)
 
     def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        return self._activity.function(*args, **kwargs) if self._owner.may_begin() else _NOT_BEGUN
+        try:
+            return self._activity.function(*args, **kwargs) if self._owner.may_begin() else _NOT_BEGUN
+        except BaseException as error:  # noqa: BLE001  # whatever an activity raises is its failure
+            return _Raised(error)
 
     def _leave_thread(self) -> None:
         self._slots.leave()
