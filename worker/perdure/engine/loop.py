@@ -26,6 +26,8 @@ import msgspec
 from perdure.errors import EngineFault, RunEvicted
 from perdure.model.policies import MICROSECONDS
 
+from . import generators
+
 T = TypeVar("T")
 
 LATEST = 253_402_300_799 * MICROSECONDS  # the year 9999: what the database and datetime can hold
@@ -140,7 +142,7 @@ class Stillness:
     """Around a turn, or several: nothing happens on the side, and no task of the event loop around it is current.
 
     The garbage collector comes when it likes and runs the ``finally`` blocks of what it finds; async generators of a
-    workflow are no business of the event loop around it.
+    workflow are the business of their run, not of the event loop around it.
     """
 
     turn: "RunLoop | None" = None
@@ -152,7 +154,7 @@ class Stillness:
         self._collecting = gc.isenabled()
         self.loop = asyncio_events._get_running_loop()  # noqa: SLF001  # documented for event loop implementers
         self._task = asyncio.current_task(self.loop) if self.loop is not None else None
-        sys.set_asyncgen_hooks(None, None)
+        sys.set_asyncgen_hooks(_iterated, _abandoned)
         gc.disable()
         if self.loop is not None and self._task is not None:
             asyncio.tasks._leave_task(self.loop, self._task)  # noqa: SLF001
@@ -187,6 +189,7 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._stays = False
         self.hash = 0
         """The hash of the last task or future."""
+        self.generators = generators.Generators()
         self._named = 0
 
     def push(self, handle: Handle) -> None:
@@ -348,6 +351,20 @@ for _name in (
     "sock_connect", "sock_recv", "sock_sendall", "start_tls", "stop", "subprocess_exec", "subprocess_shell",
 ):  # fmt: skip
     setattr(RunLoop, _name, _refuse(_name))
+
+
+def _iterated(generator: generators.Generator) -> None:
+    loop = running()
+    if loop is not None:
+        loop.generators.add(generator)
+
+
+def _abandoned(generator: generators.Generator) -> None:
+    loop, home = running(), generators.home(generator)
+    if home is not None and loop is not None and loop.generators is home:
+        home.close(generator, loop.create_task)
+    elif home is not None:
+        home.keep(generator)
 
 
 async def _await(future: asyncio.Future[T]) -> T:

@@ -235,7 +235,11 @@ class Run:
 
     async def _run_main(self, payload: msgspec.Raw) -> Any:
         args, kwargs = self.definition.signature.decode_call(payload)
-        return await self.definition.function(*args, **kwargs)
+        try:
+            return await self.definition.function(*args, **kwargs)
+        finally:
+            if self.loop.generators:
+                await self.loop.generators.end(self.loop.create_task)
 
     def _cancel_requested(self, event: WorkflowExecutionCancelRequested) -> bool:
         if self.cancel_reason is not None:
@@ -348,6 +352,7 @@ class Run:
         stubborn = self._end_tasks()
         # Without cycles all of it goes now, and the garbage collector has nothing to find.
         self.loop.tasks.clear()
+        self.loop.generators.clear()
         self._main = None
         del self.loop
         return stubborn
