@@ -43,6 +43,10 @@ async def clock() -> str:
     return str(time.time())
 
 
+async def system_clock() -> str:
+    return str(time.clock_gettime(time.CLOCK_REALTIME))
+
+
 async def chance() -> str:
     return str(random.random())
 
@@ -66,6 +70,7 @@ ADVICE: dict[Any, str] = {
     entropy: "os.urandom() differs on replay; use workflow.random().randbytes()",
     nap: "use await asyncio.sleep(); it is a durable timer in a workflow",
     clock: "time.time() differs on replay; use workflow.now()",
+    system_clock: "time.clock_gettime() differs on replay; use workflow.now()",
     chance: "random.random() differs on replay; use workflow.random().random()",
     identity: "uuid.uuid4() differs on replay; use workflow.uuid4()",
     swallowing: "opened the file '/etc/hostname'; read and write files in an activity",

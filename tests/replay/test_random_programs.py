@@ -5,13 +5,14 @@ draws the program and the order in which the world answers; whatever it draws, c
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from perdure import ActivityError, activity, workflow
+from perdure import ActivityError, ApplicationError, activity, workflow
 from perdure.engine.run import Run
 from perdure.model.events import (
     ActivityAttemptFailed,
@@ -22,14 +23,29 @@ from perdure.model.events import (
     TimerFired,
     WorkflowExecutionCancelRequested,
 )
+from perdure.runtime import guard
 from tests.support.engine import Script
 
 Program = list[Any]
+
+guard.install()
 
 
 @activity.define
 async def step(number: int) -> int:
     return number
+
+
+async def pages(program: Program) -> AsyncIterator[Any]:
+    try:
+        while True:
+            yield await perform(program)
+    finally:
+        await step(8)
+
+
+def missing() -> str:
+    raise KeyError("HOST")
 
 
 async def perform(program: Program) -> Any:  # noqa: C901, PLR0911, PLR0912  # one case for each thing that a workflow can do
@@ -65,6 +81,33 @@ async def perform(program: Program) -> Any:  # noqa: C901, PLR0911, PLR0912  # o
                     return await perform(part)
             except TimeoutError:
                 return "too late"
+        case ["crowd", *parts]:
+            crowd: dict[Any, int] = {
+                asyncio.gather(step(4), perform(part), return_exceptions=True): place
+                for place, part in enumerate(parts)
+            }
+            done, pending = await asyncio.wait(crowd, return_when=asyncio.FIRST_COMPLETED)
+            return [await step(crowd[one]) for one in [*done, *pending]]
+        case ["rest", part]:
+            asyncio.get_running_loop().create_task(perform(part))
+            return [task.get_name() for task in asyncio.all_tasks()]
+        case ["no group", *parts]:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in parts:
+                        group.create_task(step(5))
+                    raise ValueError(parts)
+            except* ValueError:
+                pass
+            return "no group"
+        case ["pages", part]:
+            async for page in pages(part):
+                return page
+        case ["missing"]:
+            try:
+                return workflow.side_effect(missing)
+            except ApplicationError as error:
+                return error.type
         case ["shield", part]:
             return await asyncio.shield(perform(part))
         case ["finally", part, cleanup]:
@@ -87,15 +130,18 @@ leaves = st.one_of(
     st.tuples(st.just("sleep"), st.sampled_from([0, 1, 5, 60])),
     st.tuples(st.just("signal"), st.sampled_from(["a", "b"])),
     st.tuples(st.just("draw")),
+    st.tuples(st.just("missing")),
 ).map(list)
 
 
 def trees(inner: st.SearchStrategy[Program]) -> st.SearchStrategy[Program]:
     several = st.lists(inner, min_size=1, max_size=3)
     return st.one_of(
-        st.tuples(st.sampled_from(["sequence", "gather", "group", "race"]), several).map(lambda t: [t[0], *t[1]]),
+        st.tuples(st.sampled_from(["sequence", "gather", "group", "race", "crowd", "no group"]), several).map(
+            lambda t: [t[0], *t[1]]
+        ),
         st.tuples(st.just("limit"), st.sampled_from([1, 5, 60]), inner).map(list),
-        st.tuples(st.just("shield"), inner).map(list),
+        st.tuples(st.sampled_from(["shield", "pages", "rest"]), inner).map(list),
         st.tuples(st.just("finally"), inner, inner).map(list),
     )
 

@@ -9,7 +9,6 @@ import pytest
 from perdure import ActivityError, activity, workflow
 from perdure.model.events import (
     ActivityFailed,
-    ActivityScheduled,
     Failure,
     WorkflowExecutionCancelled,
     WorkflowExecutionFailed,
@@ -209,27 +208,6 @@ def test_sets_of_futures_iterate_in_the_same_order_on_replay() -> None:
     assert len(result) == 20
     for _ in range(10):
         script.replayed()
-
-
-@workflow.define
-async def in_order_of_completion() -> list[int]:
-    async def one(number: int) -> int:
-        return await step(number)
-
-    return [await future for future in asyncio.as_completed([one(number) for number in range(10)])]
-
-
-def test_as_completed_starts_its_coroutines_in_the_order_given() -> None:
-    from perdure.runtime import guard
-
-    guard.install()
-    script = Script(in_order_of_completion)
-    decision = script.turn()
-    inputs = [bytes(call.input) for call in decision.commands if isinstance(call, ActivityScheduled)]
-    assert inputs == [b"[%d]" % number for number in range(10)]
-    for seq in (7, 2, 10, 1, 3, 4, 5, 6, 8):
-        script.complete((seq, seq))
-    assert Script.outcome(script.complete((9, 9))) == [7, 2, 10, 1, 3, 4, 5, 6, 8, 9]
 
 
 @workflow.define

@@ -184,5 +184,5 @@ def test_generators_that_came_to_their_end_are_not_remembered_for_ever() -> None
 
     script = Script(many)
     script.turn()
-    assert len(script.run.loop.generators._known) <= 64  # noqa: SLF001
+    assert len(script.run.loop.generators._known) <= 64
     assert script.outcome(script.fire(1)) == 10_000

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from perdure import activity, workflow
-from perdure.model.events import ActivityCompleted, SideEffectRecorded, TimerFired, TimerStarted
+from perdure.model.events import ActivityCompleted, TimerFired, TimerStarted
 from tests.support.engine import EPOCH, SECOND, Script, kinds, spelled
 
 approve = workflow.signal("approve", bool)
@@ -197,28 +197,6 @@ def test_randomness_comes_from_the_seed_and_streams_do_not_disturb_each_other() 
     assert changed[2] == result[2]
     assert changed[1] != result[1]
     assert uuid.UUID(result[0]).version == 4
-
-
-def test_a_side_effect_is_computed_once() -> None:
-    calls: list[int] = []
-
-    def host() -> dict[str, str]:
-        calls.append(1)
-        return {"host": "a"}
-
-    @workflow.define
-    async def once() -> list[str]:
-        value = workflow.side_effect(host)
-        await asyncio.sleep(1)
-        return [str(value)]
-
-    script = Script(once)
-    decision = script.turn()
-    assert isinstance(decision.commands[0], SideEffectRecorded)
-    assert bytes(decision.commands[0].value) == b'{"host":"a"}'
-    script.replayed().evict()
-    assert Script.outcome(script.fire(2)) == ["{'host': 'a'}"]
-    assert calls == [1]
 
 
 def test_info_tells_the_run_about_itself() -> None:

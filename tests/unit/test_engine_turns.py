@@ -80,3 +80,34 @@ async def test_a_replay_leaves_the_event_loop_around_it_the_running_one() -> Non
     seen.clear()
     again.turn(TurnHeader(time=script.now), (ActivityCompleted(2, msgspec.Raw(b"1")),))
     assert seen == {id(again.loop)}
+
+
+def test_the_logger_is_silent_while_a_run_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    @workflow.define
+    async def careful() -> None:
+        workflow.logger.warning("it begins")
+        try:
+            await step(1)
+        finally:
+            workflow.logger.warning("it is over")
+
+    script = Script(careful)
+    script.turn()
+    script.run.evict()
+    script.run = script.replayed()
+    assert [record.getMessage() for record in caplog.records] == ["[it] it begins"]
+    script.complete((1, 1))
+    assert [record.getMessage() for record in caplog.records] == ["[it] it begins", "[it] it is over"]
+
+
+def test_a_status_that_was_set_in_the_past_is_not_part_of_the_next_decision() -> None:
+    @workflow.define
+    async def telling() -> None:
+        workflow.set_status("begun", "1/3")
+        await step(1)
+        await step(2)
+
+    script = Script(telling)
+    assert script.turn().visible is not None
+    script.run = script.replayed()
+    assert script.complete((1, 1)).visible is None

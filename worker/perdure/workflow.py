@@ -161,7 +161,9 @@ def side_effect(function: Callable[[], T], result_type: Any = Any) -> T:
     """Call ``function`` once, record what it returns, and return the recorded value ever after.
 
     For values that are cheap to get and may differ next time: a configuration
-    flag, a host name. What can fail or takes time belongs in an activity.
+    flag, a host name. What takes time belongs in an activity. An exception is
+    recorded too, and raised as `ApplicationError` ever after; the function may
+    not ask the workflow for anything (activities, random numbers, messages).
     """
     return cast("T", record_side_effect(_run("side_effect()"), function, Reader(result_type)))
 
@@ -169,7 +171,7 @@ def side_effect(function: Callable[[], T], result_type: Any = Any) -> T:
 def set_status(text: str = "", progress: str = "") -> None:
     """Show people how far the run is: one line of text, and progress such as ``3/7``."""
     run = _run("set_status()")
-    run.refuse_when_torn_down()
+    run.check_may_ask()
     run.visible = Visible(text=str(text)[:1024], progress=str(progress)[:64])
 
 
@@ -211,6 +213,7 @@ class Signal(Generic[T]):
     def receive_nowait(self) -> T:
         """Return a message that has already arrived; raise `asyncio.QueueEmpty` when there is none."""
         run = _run("Signal.receive_nowait()")
+        run.check_may_ask()
         while True:
             raw = mailbox(run, self.name).get_nowait()
             try:
@@ -243,12 +246,12 @@ def signal(name: str, message_type: Any = Any, /) -> Signal[Any]:
 
 
 class _RunLogger(logging.LoggerAdapter[logging.Logger]):
-    """Says everything once: silent while history is replayed. Adds the instance and the run."""
+    """Silent while history is replayed, and when a run is given up. Adds the instance and the run."""
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # the name is logging's
         """Whether the record would be written now."""
         run = current()
-        return (run is None or not run.replaying) and super().isEnabledFor(level)
+        return (run is None or not (run.replaying or run.tearing_down)) and super().isEnabledFor(level)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         """Add namespace, ids and name of the workflow to the record, and the id to the text."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from perdure.activity import Activity
 from perdure.errors import DefinitionError
+from perdure.runtime import guard
 from perdure.workflow import Workflow
 
 
@@ -33,6 +34,7 @@ def load(names: Sequence[str]) -> Definitions:
     Raises `DefinitionError` when a module cannot be imported or defines nothing.
     """
     _search_first(Path.cwd())
+    guard.install()  # before the modules take functions by name: from time import time
     found: list[Workflow[..., Any] | Activity[..., Any]] = []
     for name in names:
         module = _import(name)

@@ -19,6 +19,7 @@ from perdure.model.events import (
     Event,
     Failure,
     Microseconds,
+    SideEffectFailed,
     SideEffectRecorded,
     SignalReceived,
     TimerCancelled,
@@ -68,12 +69,12 @@ class Narrator:
             case TimerStarted(seq=seq, fire_at=fire_at):
                 length = fire_at / MICROSECONDS - recorded.time.timestamp()
                 return Sentence(f"#{seq} for {_length(length)}")
-            case TimerFired(seq=seq):
-                return Sentence(f"#{seq}")
-            case TimerCancelled(seq=seq):
-                return Sentence(f"#{seq}", QUIET)
+            case TimerFired(seq=seq) | TimerCancelled(seq=seq):
+                return Sentence(f"#{seq}", QUIET if isinstance(event, TimerCancelled) else "")
             case SideEffectRecorded(seq=seq, value=value):
                 return Sentence(f"#{seq} {output.compact(value)}")
+            case SideEffectFailed(seq=seq, failure=failure):
+                return Sentence(f"#{seq} failed: {reason(failure)}", BAD)
             case SignalReceived(name=name, payload=payload):
                 return Sentence(f"{name} {output.compact(payload)}")
             case Unreadable(reason=why):

@@ -198,12 +198,22 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     def run_ready(self) -> None:
         """Run callbacks in order until none is ready or the host stops the turn."""
+        self._run_all(self._ready)
+
+    def run_once(self) -> bool:
+        """Run the callbacks that are ready now, and none that become so meanwhile; return whether there were any."""
+        ready, self._ready = self._ready, deque()
+        found = bool(ready)
+        self._run_all(ready)
+        return found
+
+    def _run_all(self, ready: deque[Handle]) -> None:
         still = _here.still
         if still is not None:
-            self._run_ready(still)
+            self._run(ready, still)
         else:
             with Stillness() as still:
-                self._run_ready(still)
+                self._run(ready, still)
 
     @contextlib.contextmanager
     def staying(self) -> Iterator[None]:
@@ -218,13 +228,13 @@ class RunLoop(asyncio.AbstractEventLoop):
                 self._stays = False
                 asyncio_events._set_running_loop(still.loop)  # noqa: SLF001
 
-    def _run_ready(self, still: Stillness) -> None:
+    def _run(self, ready: deque[Handle], still: Stillness) -> None:
         if not self._stays:
             asyncio_events._set_running_loop(self)  # noqa: SLF001
         around = still.turn
         try:
             still.turn = self
-            ready, host = self._ready, self.host
+            host = self.host
             while ready:
                 handle = ready.popleft()
                 if handle.dropped:
@@ -249,10 +259,6 @@ class RunLoop(asyncio.AbstractEventLoop):
             still.turn = around
             if not self._stays:
                 asyncio_events._set_running_loop(still.loop)  # noqa: SLF001
-
-    def clear(self) -> None:
-        """Forget every callback that has not run."""
-        self._ready.clear()
 
     # --- what asyncio calls -------------------------------------------------
 
@@ -292,8 +298,9 @@ class RunLoop(asyncio.AbstractEventLoop):
         self, coroutine: Generator[Any, None, T] | Coroutine[Any, Any, T] | asyncio.Future[T], **kwargs: Any
     ) -> RunTask[T]:
         """Return a new task. An activity call is a future already; it is wrapped so that TaskGroup takes it."""
-        if isinstance(coroutine, asyncio.Future):
-            coroutine = _await(coroutine)
+        future = coroutine if isinstance(coroutine, asyncio.Future) else None
+        if future is not None:
+            coroutine = _await(future)
         if kwargs.get("name") is None:
             self._named += 1
             kwargs["name"] = f"task-{self._named}"
@@ -303,6 +310,8 @@ class RunLoop(asyncio.AbstractEventLoop):
             self.tasks = self.open_tasks()
             self._prune_at = max(64, 2 * len(self.tasks))
         self.tasks.append(task)
+        if future is not None:  # a task that is cancelled before its first step does not come to await it
+            task.add_done_callback(lambda task: task.cancelled() and future.cancel())
         return task
 
     def open_tasks(self) -> list[RunTask[Any]]:

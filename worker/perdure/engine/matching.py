@@ -14,6 +14,7 @@ from perdure.model.events import (
     ActivityCancelRequested,
     ActivityScheduled,
     Command,
+    SideEffectFailed,
     SideEffectRecorded,
     TimerCancelled,
     TimerStarted,
@@ -31,7 +32,9 @@ def same(recorded: object, command: Command) -> bool:
                 return False
             target = recorded.name == command.name and recorded.queue == command.queue
             return target and recorded.seq == command.seq
-        case ActivityCancelRequested() | TimerStarted() | TimerCancelled() | SideEffectRecorded():
+        case SideEffectRecorded() | SideEffectFailed():
+            return isinstance(recorded, SideEffectRecorded | SideEffectFailed) and recorded.seq == command.seq
+        case ActivityCancelRequested() | TimerStarted() | TimerCancelled():
             return type(recorded) is type(command) and bool(getattr(recorded, "seq") == command.seq)  # noqa: B009  # the same type
         case WorkflowExecutionCompleted() | WorkflowExecutionFailed() | WorkflowExecutionCancelled():
             return type(recorded) is type(command)
@@ -48,8 +51,8 @@ def spell(command: object) -> str:
             return f"ActivityScheduled #{seq} {name}" + (f" on queue {queue}" if queue else "")
         case ActivityCancelRequested(seq=seq) | TimerCancelled(seq=seq) | TimerStarted(seq=seq):
             return f"{type(command).__name__} #{seq}"
-        case SideEffectRecorded(seq=seq):
-            return f"SideEffectRecorded #{seq}"
+        case SideEffectRecorded(seq=seq) | SideEffectFailed(seq=seq):
+            return f"{type(command).__name__} #{seq}"
         case _:
             return type(command).__name__
 

@@ -43,4 +43,5 @@ def replay(definition: Definition, info: RunInfo, history: Iterable[Turn]) -> Ru
     except BaseException:
         run.evict()
         raise
+    run.visible = None  # it is in the store since
     return run

@@ -8,7 +8,6 @@ runtime call it; workflow code reaches it through `current`.
 
 import asyncio
 import contextvars
-import inspect
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NoReturn, Protocol, TypeVar, cast, get_args
@@ -52,6 +51,7 @@ from . import flags as logic
 from . import headers, matching
 from .loop import RunLoop, RunTask, TimerHandle, running
 from .primitives import activity, entropy, signal, timer
+from .teardown import end_tasks
 
 C = TypeVar("C", bound=Command)
 
@@ -276,8 +276,8 @@ class Run:
         Raises `RunEvicted` when the run is being torn down, or when the turn
         cannot be recorded (then `fault` says why).
         """
-        if self.tearing_down or self.fault is not None:
-            raise RunEvicted
+        if self.tearing_down or self.fault is not None or not self.loop.guarded:
+            self.check_may_ask()
         history = self._recorded
         if history is None:
             self._commands.append(command)
@@ -289,10 +289,12 @@ class Run:
         self._matched += 1
         return recorded  # type: ignore[return-value]  # of the same type, or it would not match
 
-    def refuse_when_torn_down(self) -> None:
-        """Raise `RunEvicted` when no command may be emitted any more."""
+    def check_may_ask(self) -> None:
+        """Raise when the code may ask for nothing: `RunEvicted` at its end, `DeterminismViolation` in a side effect."""
         if self.tearing_down or self.fault is not None:
             raise RunEvicted
+        if not self.loop.guarded:
+            self.violation("the function of a side effect asks its workflow for something; it is not called on replay")
 
     def start_timer(
         self, fire_at: int, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context
@@ -349,7 +351,7 @@ class Run:
         The run is of no use afterwards.
         """
         self.tearing_down = True
-        stubborn = self._end_tasks()
+        stubborn = end_tasks(self.loop)
         # Without cycles all of it goes now, and the garbage collector has nothing to find.
         self.loop.tasks.clear()
         self.loop.generators.clear()
@@ -357,31 +359,7 @@ class Run:
         del self.loop
         return stubborn
 
-    def _end_tasks(self) -> list[str]:
-        self.loop.clear()
-        for task in self.loop.open_tasks():
-            coroutine = task.get_coro()
-            if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
-                coroutine.close()  # it has not begun, and its first step is among what was cleared
-                self.loop.tasks.remove(task)
-        for _ in range(_TEARDOWN_ROUNDS):
-            remaining = self.loop.open_tasks()
-            if not remaining:
-                return []
-            for task in remaining:
-                task.cancel()
-            self.loop.run_ready()
-        stubborn = self.loop.open_tasks()
-        for task in stubborn:
-            coroutine = task.get_coro()
-            try:
-                coroutine.close()
-            except (RuntimeError, RunEvicted):
-                pass  # it ignored GeneratorExit as it ignored the cancellation; it is named in the answer
-        return [task.get_name() for task in stubborn]
 
-
-_TEARDOWN_ROUNDS = 8
 _CLOSING = frozenset(get_args(Closing))
 _FROM_OUTSIDE = (WorkflowExecutionTerminated, WorkflowExecutionTimedOut)
 

@@ -134,6 +134,13 @@ class SideEffectRecorded(_Event, frozen=True, gc=False, tag="se"):
     external: int = 0
 
 
+class SideEffectFailed(_Event, frozen=True, gc=False, tag="sf"):
+    """The function of a side effect raised, or returned what cannot be recorded."""
+
+    seq: int
+    failure: Failure
+
+
 class WorkflowExecutionCompleted(_Event, frozen=True, gc=False, tag="wc"):
     """The workflow function returned."""
 
@@ -177,7 +184,13 @@ Incoming: TypeAlias = (
 )
 Closing: TypeAlias = WorkflowExecutionCompleted | WorkflowExecutionFailed | WorkflowExecutionCancelled
 Command: TypeAlias = (
-    ActivityScheduled | ActivityCancelRequested | TimerStarted | TimerCancelled | SideEffectRecorded | Closing
+    ActivityScheduled
+    | ActivityCancelRequested
+    | TimerStarted
+    | TimerCancelled
+    | SideEffectRecorded
+    | SideEffectFailed
+    | Closing
 )
 ClosedFromOutside: TypeAlias = WorkflowExecutionTerminated | WorkflowExecutionTimedOut
 Event: TypeAlias = Incoming | Command | ClosedFromOutside

@@ -7,7 +7,9 @@ worker installs it once for the process; it cannot be taken out again, because
 audit hooks cannot.
 
 What cannot be guarded at run time: ``datetime.now()`` (a method of an immutable
-C type). Use ``workflow.now()``.
+C type; use ``workflow.now()``), a ``random.Random()`` without a seed, the order
+of a set of texts, the environment, and what was imported by name before the
+worker was made.
 """
 
 import asyncio
@@ -24,7 +26,10 @@ from typing import Any
 
 from perdure.engine.loop import RunLoop, running
 
-_CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns")
+_CLOCKS = (
+    "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "clock_gettime",
+    "clock_gettime_ns",
+)  # fmt: skip
 _RANDOM = (
     "betavariate", "choice", "choices", "expovariate", "gammavariate", "gauss", "getrandbits", "lognormvariate",
     "normalvariate", "paretovariate", "randbytes", "randint", "random", "randrange", "sample", "shuffle",
@@ -73,15 +78,19 @@ def install() -> None:
         _differs(random, name, f"use workflow.random().{name}()")
     for name in ("uuid1", "uuid4"):
         _differs(uuid, name, "use workflow.uuid4()")
-    _differs(os, "urandom", "use workflow.random().randbytes() or workflow.uuid4()")
+    for name in ("urandom", "getrandom"):
+        _differs(os, name, "use workflow.random().randbytes() or workflow.uuid4()")
     _wrap(threading.Thread, "start", _AUDITED["_thread.start_new_thread"])  # audited from Python 3.12 on only
     random._urandom = os.urandom  # type: ignore[attr-defined]  # noqa: SLF001  # SystemRandom and secrets read this name
     _order_as_completed()
+    _order_sets()
+    _let_ignored_exceptions_be_shown()
     sys.addaudithook(_audit)
 
 
 def _differs(module: Any, name: str, instead: str) -> None:
-    _wrap(module, name, f"{module.__name__}.{name}() differs on replay; {instead}")
+    if hasattr(module, name):  # not every system has all of them
+        _wrap(module, name, f"{module.__name__}.{name}() differs on replay; {instead}")
 
 
 def _wrap(owner: Any, name: str, message: str) -> None:
@@ -103,7 +112,13 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         return
     loop = running()
     if loop is not None and loop.guarded and not trusted(sys._getframe(1)):  # noqa: SLF001
-        loop.host.violation("the workflow " + message.format(*args))
+        if not (event == "open" and _is_time_zone(args[0])):
+            loop.host.violation("the workflow " + message.format(*args))
+
+
+def _is_time_zone(path: Any) -> bool:
+    zones = sys.modules.get("zoneinfo")  # its part in C opens files by itself
+    return zones is not None and isinstance(path, str) and path.startswith(tuple(zones.TZPATH))
 
 
 def trusted(frame: FrameType | None) -> bool:
@@ -116,6 +131,25 @@ def trusted(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _let_ignored_exceptions_be_shown() -> None:
+    """Do not blame the workflow for the file that Python opens to show where a ``__del__`` raised."""
+    original = sys.unraisablehook
+
+    @wraps(original)
+    def shown(unraisable: Any) -> None:
+        loop = running()
+        if loop is None:
+            original(unraisable)
+            return
+        guarded, loop.guarded = loop.guarded, False
+        try:
+            original(unraisable)
+        finally:
+            loop.guarded = guarded
+
+    sys.unraisablehook = shown
 
 
 def _order_as_completed() -> None:
@@ -131,3 +165,18 @@ def _order_as_completed() -> None:
 
     asyncio.as_completed = ordered
     asyncio.tasks.as_completed = ordered
+
+
+def _order_sets() -> None:
+    """Let sets of what ``asyncio.gather`` returns, and of all tasks, iterate on replay as they did before."""
+    # Not a hash from the run's sequence, which would shift those that follow.
+    asyncio.tasks._GatheringFuture.__hash__ = lambda self: hash(tuple(self._children))  # type: ignore[attr-defined]  # noqa: SLF001
+    original = asyncio.all_tasks
+
+    @wraps(original)
+    def ordered(loop: asyncio.AbstractEventLoop | None = None) -> Any:
+        turn = running()
+        return set(turn.open_tasks()) if turn is not None and loop in (None, turn) else original(loop)
+
+    asyncio.all_tasks = ordered
+    asyncio.tasks.all_tasks = ordered

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 def stream(run: "Run", purpose: str) -> random.Random:
     """Return the generator for a purpose; the same one on every call."""
+    run.check_may_ask()
     generator = run.streams.get(purpose)
     if generator is None:
         generator = run.streams[purpose] = random.Random(f"{run.seed}/{purpose}")
