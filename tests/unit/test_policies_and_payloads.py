@@ -214,6 +214,26 @@ def test_failures_keep_their_chain_and_never_fail_themselves() -> None:
     assert record(rebuild(failure)) == failure
 
 
+def test_the_failure_of_a_group_names_its_members() -> None:
+    inner = ExceptionGroup("inner", [KeyError("k")])
+    group = ExceptionGroup("unhandled errors in a TaskGroup", [ValueError("no money"), inner])
+    failure = record(group)
+    assert failure.message.endswith("a TaskGroup (2 sub-exceptions): ValueError: no money; KeyError: 'k'")
+    assert failure.cause is not None
+    assert (failure.cause.type, failure.cause.message) == ("ValueError", "no money")
+    group.__cause__ = OSError("before")
+    failure = record(group)
+    assert failure.cause is not None
+    assert failure.cause.message == "before"
+
+
+def test_a_group_is_tried_again_when_all_of_its_members_are() -> None:
+    again, never = ValueError("again"), NonRetryableError("never")
+    assert RetryPolicy().allows(ExceptionGroup("", [again]))
+    assert not RetryPolicy().allows(ExceptionGroup("", [again, ExceptionGroup("", [never])]))
+    assert not RetryPolicy(non_retryable=(ValueError,)).allows(ExceptionGroup("", [again]))
+
+
 def test_runs_move_by_the_table_only() -> None:
     for before in RunState:
         for after in RunState:

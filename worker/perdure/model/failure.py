@@ -7,6 +7,7 @@ runtime for activities, the client for results.
 """
 
 import traceback as traceback_module
+from collections.abc import Iterator
 from typing import assert_never
 
 from perdure.errors import (
@@ -44,6 +45,9 @@ def record(error: BaseException, depth: int = 0) -> Failure:
         name = type(error).__name__ if isinstance(error, PerdureError) else type_name(type(error))
         message, text = _message(error), _traceback(error)
     following = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if isinstance(error, BaseExceptionGroup):
+        message = f"{message}: {'; '.join(_members(error))}"
+        following = following or error.exceptions[0]
     cause = record(following, depth + 1) if following is not None and depth < CAUSE_LIMIT else None
     return Failure(_clip(name, 256), _clip(message, MESSAGE_LIMIT), text, cause)
 
@@ -84,6 +88,14 @@ def _message(error: BaseException) -> str:
         return str(error)
     except Exception as broken:  # noqa: BLE001  # an author's __str__ may raise anything; the failure must still be recorded
         return f"<str() of the exception raised {type(broken).__name__}>"
+
+
+def _members(group: BaseExceptionGroup[BaseException]) -> Iterator[str]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _members(error)
+        else:
+            yield f"{type_name(type(error))}: {_message(error)}"
 
 
 def _traceback(error: BaseException) -> str:

@@ -71,7 +71,9 @@ class RetryPolicy:
             return longest
 
     def allows(self, error: BaseException) -> bool:
-        """Tell whether an attempt that ended in ``error`` may be followed by another."""
+        """Tell whether an attempt that ended in ``error`` may be followed by another; of a group, all must allow it."""
+        if isinstance(error, BaseExceptionGroup) and not all(self.allows(one) for one in error.exceptions):
+            return False
         if isinstance(error, NonRetryableError):
             return False
         names = {name for cls in type(error).__mro__ for name in (cls.__name__, type_name(cls))}

@@ -111,9 +111,10 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     if message is None:
         return
     loop = running()
-    if loop is not None and loop.guarded and not trusted(sys._getframe(1)):  # noqa: SLF001
-        if not (event == "open" and _is_time_zone(args[0])):
-            loop.host.violation("the workflow " + message.format(*args))
+    if loop is None or not loop.guarded or trusted(sys._getframe(1)):  # noqa: SLF001
+        return
+    if not (event == "open" and _is_time_zone(args[0])):
+        loop.host.violation("the workflow " + message.format(*args))
 
 
 def _is_time_zone(path: Any) -> bool:
