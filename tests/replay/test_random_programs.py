@@ -81,6 +81,20 @@ async def perform(program: Program) -> Any:  # noqa: C901, PLR0911, PLR0912  # o
                     return await perform(part)
             except TimeoutError:
                 return "too late"
+        case ["shield", part]:
+            return await asyncio.shield(perform(part))
+        case ["finally", part, cleanup]:
+            try:
+                return await perform(part)
+            finally:
+                await perform(cleanup)
+        case _:
+            return await perform_odd(program)
+
+
+async def perform_odd(program: Program) -> Any:
+    """What is easily forgotten: sets, tasks that nobody waits for, what is left in the middle, what fails."""
+    match program:
         case ["crowd", *parts]:
             crowd: dict[Any, int] = {
                 asyncio.gather(step(4), perform(part), return_exceptions=True): place
@@ -108,13 +122,6 @@ async def perform(program: Program) -> Any:  # noqa: C901, PLR0911, PLR0912  # o
                 return workflow.side_effect(missing)
             except ApplicationError as error:
                 return error.type
-        case ["shield", part]:
-            return await asyncio.shield(perform(part))
-        case ["finally", part, cleanup]:
-            try:
-                return await perform(part)
-            finally:
-                await perform(cleanup)
         case ["draw"]:
             return [str(workflow.uuid4()), workflow.random().random(), workflow.side_effect(lambda: 7, int)]
     raise ValueError(program)

@@ -102,7 +102,11 @@ class WorkflowHandle(Generic[R]):
     async def signal(self, signal: str, payload: Any = None) -> None: ...
 
     async def signal(self, signal: Signal[Any] | str, payload: Any = None) -> None:
-        """Deliver a message. Raises `WorkflowNotFoundError` or `WorkflowClosedError`; nothing is lost silently."""
+        """Deliver a message.
+
+        Raises `WorkflowNotFoundError` or `WorkflowClosedError`. What is accepted waits until the run asks for it; what
+        it has not asked for when it closes goes with it, also what came while its last turn was being written.
+        """
         name = signal if isinstance(signal, str) else signal.name
         raw = encode(payload, f"signal {name}")
         check_size(raw, f"signal {name}", self._client.payload_limit)
