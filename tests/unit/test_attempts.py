@@ -298,3 +298,19 @@ async def test_an_async_activity_may_raise_what_is_no_exception(error: type[Base
     kinds = {seq: type(verdict) for seq, verdict in bench.told}
     assert kinds == {seq: ActivityFailed if seq == 1 else ActivityCompleted for seq in range(4)}
     await bench.attempts.stop()
+
+
+@run_async
+async def test_a_failed_attempt_is_logged_with_the_place_where_it_failed(caplog: pytest.LogCaptureFixture) -> None:
+    async def find(name: str) -> str:
+        raise LookupError(name)
+
+    bench = Bench(find)
+    bench.submit(1, "tea")
+    await bench.results(1)
+    [record] = caplog.records
+    said = record.getMessage()
+    assert record.levelname == "WARNING"
+    assert said.startswith("attempt 1 of activity find of order failed, no other follows: LookupError: tea\n")
+    assert "raise LookupError(name)" in said
+    await bench.attempts.stop()

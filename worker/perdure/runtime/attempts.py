@@ -7,6 +7,7 @@ handed. `execution` (for its own run) and `tasks` (for others') call it.
 
 import asyncio
 import contextvars
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ from perdure.telemetry.tally import Slots as SlotCounts
 
 from .carriers import Carriers
 from .limits import Limits
+
+logger = logging.getLogger("perdure.worker")
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -242,8 +245,17 @@ class Attempt(msgspec.Struct, eq=False):
             self._report(ActivityCompleted(self._job.seq, result, self._job.attempt))
 
     def _report_error(self, error: BaseException) -> None:
-        if not self.over:
-            self._report(judge(self._job, error, self._details))
+        if self.over:
+            return
+        job, verdict = self._job, judge(self._job, error, self._details)
+        if not isinstance(verdict, ActivityCompleted):
+            again = f"another follows in {verdict.delay:.3g} s" if isinstance(verdict, Retry) else "no other follows"
+            what = f"attempt {job.attempt} of activity {job.name} of {job.workflow_id} failed, {again}"
+            known = {"workflow_id": job.workflow_id, "run_id": job.run_id, "activity": job.name, "attempt": job.attempt}
+            failure = verdict.failure
+            text = f"{failure.type}: {failure.message}\n{failure.traceback}".rstrip()
+            logger.warning("%s: %s", what, text, extra=known)
+        self._report(verdict)
 
     def _report(self, verdict: Verdict) -> None:
         if not self.over:
