@@ -188,14 +188,15 @@ async def test_one_bad_commit_fails_alone(stage: Stage) -> None:
     runs = await owned_runs(stage, lease, 9)
     commits = [commit(run_id, turn(1), close()) for run_id in runs]
     commits[4] = commit(runs[4], turn(1), visible=Visible(text="a NUL: \0"))
+    commits[6] = commit(runs[6], turn(1, scheduled(1, "half \ud800")))
     commits[7] = commit(runs[7], turn(1), Hold(reason="Broken", message="half: \ud800"))
     with pytest.raises(CommitRefusedError) as caught:
         await stage.store.flush(lease, commits)
-    assert set(caught.value.refused) == {4, 7}
+    assert set(caught.value.refused) == {4, 6, 7}
     assert all(isinstance(error, PayloadError) for error in caught.value.refused.values())
-    assert caught.value.answers == [None if number in {4, 7} else YES for number in range(9)]
+    assert caught.value.answers == [None if number in {4, 6, 7} else YES for number in range(9)]
     for number, run_id in enumerate(runs):
-        assert len(await stage.store.history(run_id)) == (1 if number in {4, 7} else 2)
+        assert len(await stage.store.history(run_id)) == (1 if number in {4, 6, 7} else 2)
     repaired = await stage.flush(lease, runs[4], turn(1), visible=Visible(text="no NUL"))
     assert repaired == ONLY_RECORDED
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from perdure.errors import PayloadError
+from perdure.errors import PayloadError, RequestError
 from perdure.model.events import WorkflowExecutionStarted
 from perdure.model.runs import RunState
 from tests.support.stores import NAMESPACE, Stage, behaviour, close, new_run, turn
@@ -133,6 +134,44 @@ async def test_what_cannot_be_stored_is_refused_with_a_reason(stage: Stage) -> N
     with pytest.raises(PayloadError, match="not JSON"):
         await stage.start(input=b"[1")
     assert (await stage.start()).created
+
+
+UNSTORABLE: list[tuple[dict[str, Any], str]] = [
+    ({"priority": 2**31}, "the priority .* from -2,147,483,648 to 2,147,483,647, not 2147483648"),
+    ({"priority": -(2**31) - 1}, "the priority"),
+    ({"priority": 1.5}, "the priority"),
+    ({"priority": True}, "the priority"),
+    ({"priority": "high"}, "the priority"),
+    (
+        {"timeout": float("inf")},
+        "the timeout of .* must be a timedelta or a number of seconds above 0, at most a hundred years",
+    ),
+    ({"timeout": 1e300}, "timeout"),
+    ({"timeout": "1m"}, "timeout"),
+    ({"queue": 7}, "7 is no text; pass a str"),
+    ({"workflow": len}, "is no text"),
+    ({"seed": "half \ud800"}, "remove it"),
+    ({"input": 7}, "not JSON"),
+]
+
+
+@behaviour
+async def test_what_cannot_be_stored_is_refused_alone_and_never_those_that_start_beside_it(stage: Stage) -> None:
+    for number, (wrong, words) in enumerate(UNSTORABLE):
+        asked = [new_run(f"{number}-before"), new_run(f"{number}-wrong", **wrong), new_run(f"{number}-after")]
+        before, refused, after = await asyncio.gather(*map(stage.store.start, asked), return_exceptions=True)
+        assert not isinstance(before, BaseException), wrong
+        assert not isinstance(after, BaseException), wrong
+        with pytest.raises(RequestError, match=words):
+            raise refused if isinstance(refused, BaseException) else AssertionError(wrong)
+
+
+@behaviour
+async def test_a_priority_may_be_as_high_and_as_low_as_its_column(stage: Stage) -> None:
+    for priority in (-(2**31), 2**31 - 1):
+        await stage.start(f"order-{priority}", priority=priority)
+    claimed = await stage.store.claim(await stage.worker(), 10)
+    assert [run.info.id for run in claimed] == [f"order-{2**31 - 1}", f"order-{-(2**31)}"]
 
 
 @behaviour

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 
+from perdure.errors import PayloadError
 from perdure.model.events import Turn
-from perdure.model.runs import ClaimedRun, Started
+from perdure.model.runs import ClaimedRun, RunId, Started
 from perdure.model.workers import Lease
 from perdure.store.base import Start
-from tests.support.stores import PostgresStage, behaviour, new_run
+from tests.support.stores import NAMESPACE, PostgresStage, behaviour, new_run, scheduled, signal, turn
 
 
 class Taking:
@@ -55,6 +56,29 @@ async def test_starts_that_are_asked_for_in_one_round_of_the_event_loop_begin_to
     assert all(each.created for each in started)
     assert (one.begun, other.begun) == ([7], [3])
     assert one.taken == [f"order-{number}" for number in range(7)]
+
+
+@behaviour
+async def test_a_first_turn_that_cannot_be_recorded_fails_its_own_start_and_no_other(stage: PostgresStage) -> None:
+    taker = Taking(await stage.worker())
+    broken = Taking(taker.lease)
+    broken.turn = turn(0, scheduled(1, "half \ud800"))
+    taker.begin = lambda starts: [broken if new.id == "order-1" else taker for new, _ in starts]  # type: ignore[method-assign]  # a turn for one of them
+    asked = [stage.store.start(new_run(f"order-{number}"), taker) for number in range(3)]
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(result) for result in results] == [Started, PayloadError, Started]
+    assert (taker.taken, broken.drops) == (["order-0", "order-2"], 1)
+
+
+@behaviour
+async def test_a_message_that_cannot_be_packed_fails_alone(stage: PostgresStage) -> None:
+    started = await stage.start()
+    asked = [
+        stage.store.deliver(NAMESPACE, "order-1", signal(name), run) for name, run in (("a", None), ("b", RunId(2**70)))
+    ]
+    told, refused = await asyncio.gather(*asked, return_exceptions=True)
+    assert told == started.run_id
+    assert isinstance(refused, PayloadError)
 
 
 @behaviour

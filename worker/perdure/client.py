@@ -291,7 +291,8 @@ class Client:
 
         ``timeout`` bounds the whole run; runs of a higher ``priority`` are claimed
         first. Raises `WorkflowIdInUseError` when the open instance runs another
-        workflow, `PayloadError` when an argument cannot be recorded.
+        workflow, `PayloadError` when an argument cannot be recorded, `RequestError` for a ``priority`` that is no whole
+        number of 32 bits.
         """
         if isinstance(workflow, Workflow):
             name, payload = workflow.name, workflow.signature.encode_call(args, {})

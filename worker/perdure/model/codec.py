@@ -63,11 +63,14 @@ _row_decoder = msgspec.json.Decoder(_Row)
 
 
 def encode_turn(header: TurnHeader, events: Sequence[Event]) -> bytes:
-    """Return the bytes of one history row."""
+    """Return the bytes of one history row; raise `PayloadError` for half a character in a name."""
     rest = (header.build, header.python, header.flags, header.worker)
-    if rest == _NOTHING_NEW:
-        return JSON + _encoder.encode((header.time, trimmed(events)))
-    return JSON + _encoder.encode((header.time, trimmed(events), *rest))
+    try:
+        if rest == _NOTHING_NEW:
+            return JSON + _encoder.encode((header.time, trimmed(events)))
+        return JSON + _encoder.encode((header.time, trimmed(events), *rest))
+    except UnicodeEncodeError as error:
+        raise half_a_character(error.object) from error
 
 
 _NOTHING_NEW = (None, None, None, None)
@@ -156,8 +159,16 @@ def newer(what: str, error: msgspec.MsgspecError) -> PayloadError:
 
 
 def encode_message(event: Incoming) -> bytes:
-    """Return the bytes of one inbox message."""
-    return JSON + _encoder.encode(event)
+    """Return the bytes of one inbox message; raise `PayloadError` for half a character in a name or a reason."""
+    try:
+        return JSON + _encoder.encode(event)
+    except UnicodeEncodeError as error:
+        raise half_a_character(error.object) from error
+
+
+def half_a_character(text: str) -> PayloadError:
+    """Return the error for a text that is no UTF-8."""
+    return PayloadError(f"half a character (a lone surrogate) cannot be stored in {text!r:.200}; remove it")
 
 
 def payload_size(event: Event) -> int:

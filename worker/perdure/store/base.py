@@ -146,7 +146,7 @@ class Store(Protocol):
         While an instance of this id is open its run is returned instead, and a ``key`` that was ever used returns
         its run; the caller compares the workflow. The new run is `READY`; with a ``taker`` whose lease is in force it
         is `OWNED` from the start, and turn 0 is the one that the taker has begun with. Nobody offers to take a run
-        that is suspended or meant for another build.
+        that is suspended or meant for another build. Raises `RequestError` for what cannot be stored.
         """
 
     async def adopt(self, run_id: RunId, key: str) -> None:

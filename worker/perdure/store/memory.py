@@ -52,7 +52,6 @@ class MemoryStore(MemoryWorkers):
     async def start(self, new: NewRun, taker: Taker | None = None) -> Started:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
         event = records.started_event(new)
-        records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "", new.build or "")
         with self.lock:
             for run in self.runs.values():
                 if new.key is not None and run.key == new.key:
@@ -225,11 +224,10 @@ class MemoryStore(MemoryWorkers):
                     records.check_texts(*records.texts(commit))
                     if commit.turn is not None and records.turn_size(commit.turn) > MOST_OF_A_TURN:
                         raise turn_too_large(commit.run_id, records.turn_size(commit.turn))
+                    answers.append(self._commit(lease, me.build, commit, now))
                 except PayloadError as error:
                     refused[place] = error
                     answers.append(None)
-                else:
-                    answers.append(self._commit(lease, me.build, commit, now))
             if refused:
                 raise CommitRefusedError(refused, answers)
             return [answer for answer in answers if answer is not None]

@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from perdure.errors import PayloadError
+from perdure.errors import PayloadError, RequestError
 from perdure.model import codec
 from perdure.model.codec import JSON
 from perdure.model.events import (
@@ -24,6 +24,7 @@ from perdure.model.events import (
     WorkflowExecutionCompleted,
     WorkflowExecutionStarted,
 )
+from perdure.model.policies import seconds
 from perdure.model.runs import ClaimedRun, Commit, HistoryEvent, Hold, NewRun, Park, RunId, RunInfo, RunSummary
 
 T = TypeVar("T")
@@ -35,6 +36,9 @@ LARGE = 32_768
 LONG, BEGINNING = 16_384, 2_048
 """Outcomes of completed runs with more bytes than the first are cut to the second for who reads many runs at a time.
 The view ``perdure.brief`` has the same numbers."""
+
+PRIORITIES = 2**31
+"""Priorities are below it, and not below its negative: a number of 32 bits."""
 
 _COMPLETED = JSON + b'["wc",'
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -55,10 +59,20 @@ def in_utc(time: datetime) -> datetime:
 
 
 def started_event(new: NewRun) -> WorkflowExecutionStarted:
-    """Return the event of turn 0; raise `PayloadError` when the input is not JSON."""
+    """Return the event of turn 0; raise `RequestError` when something about the run cannot be stored."""
+    check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "", new.build or "", new.seed)
+    priority: object = new.priority
+    if isinstance(priority, bool) or not isinstance(priority, int) or not -PRIORITIES <= priority < PRIORITIES:
+        message = (
+            f"the priority of {new.id} must be a whole number from {-PRIORITIES:,} to {PRIORITIES - 1:,}, "
+            f"not {priority!r:.200}"
+        )
+        raise RequestError(message)
+    if new.timeout is not None:
+        seconds(new.timeout, f"the timeout of {new.id}")
     try:
         _raw_decoder.decode(new.input)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, TypeError) as error:
         message = f"the input of {new.id} is not JSON: {error}"
         raise PayloadError(message) from error
     return WorkflowExecutionStarted(new.workflow, msgspec.Raw(new.input), new.seed)
@@ -151,7 +165,13 @@ def turn_size(turn: Turn) -> int:
 
 def check_texts(*values: str) -> None:
     """Raise `PayloadError` when a value cannot be stored as text."""
-    whole = "".join(values)
+    try:
+        whole = "".join(values)
+    except TypeError:
+        found: tuple[object, ...] = values
+        wrong = next(value for value in found if not isinstance(value, str))
+        message = f"{wrong!r:.200} is no text; pass a str"
+        raise PayloadError(message) from None
     if whole.isascii() and "\0" not in whole:
         return
     for value in values:
@@ -161,8 +181,7 @@ def check_texts(*values: str) -> None:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            message = f"half a character (a lone surrogate) cannot be stored in {value!r:.200}; remove it"
-            raise PayloadError(message) from error
+            raise codec.half_a_character(value) from error
 
 
 def texts(commit: Commit) -> list[str]:

@@ -13,7 +13,7 @@ from psycopg.abc import AdaptContext
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
-from perdure.errors import PayloadError
+from perdure.model.codec import half_a_character
 
 _HEADER = struct.Struct("!iiIii")  # dimensions, whether there are nulls, type of the elements, length, lower bound
 _SIZE = struct.Struct("!i")
@@ -123,7 +123,7 @@ def text(value: str | None) -> Text | None:
     try:
         return None if value is None else Text(value.encode())
     except UnicodeEncodeError as error:
-        raise _half_a_character(error) from error
+        raise half_a_character(error.object) from error
 
 
 def column(values: list[T | None]) -> list[T | None]:
@@ -155,12 +155,8 @@ def texts(values: Sequence[str | None]) -> Texts:
     try:
         encoded = [None if value is None else value.encode() for value in values]
     except UnicodeEncodeError as error:
-        raise _half_a_character(error) from error
+        raise half_a_character(error.object) from error
     return Texts(_array(25, values, [_NULL if value is None else _SIZE.pack(len(value)) + value for value in encoded]))
-
-
-def _half_a_character(error: UnicodeEncodeError) -> PayloadError:
-    return PayloadError(f"half a character (a lone surrogate) cannot be stored in {error.object!r:.200}; remove it")
 
 
 def _numbers(oid: int, size: int, code: str, values: Sequence[int | None]) -> bytes:

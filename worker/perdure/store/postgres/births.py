@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 from psycopg import errors
 
+from perdure.errors import PayloadError
 from perdure.model import codec
 from perdure.model.events import WorkflowExecutionStarted
 from perdure.model.hints import NOTHING, Hint
@@ -114,7 +115,6 @@ class Births:
 
     async def start(self, new: NewRun, taker: Taker | None) -> Started:
         """Create the run and its turn 0, or return the run that has the key or the id already."""
-        records.check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "", new.build or "")
         birth = _Birth(new, records.started_event(new), taker, answer=self._loop.create_future())
         if not self._unbegun:
             self._loop.call_soon(self._begin)
@@ -136,10 +136,14 @@ class Births:
                     beginnings = taker.begin([(birth.new, birth.started) for birth in own])
                     for birth, beginning in zip(own, beginnings, strict=True):
                         birth.beginning = beginning
-                for birth in own:
-                    birth.pack()
             except Exception as error:  # noqa: BLE001  # it belongs to those who asked
                 for birth in own:
+                    birth.fail(error)
+                continue
+            for birth in own:
+                try:
+                    birth.pack()
+                except PayloadError as error:
                     birth.fail(error)
 
     async def _write(self, batch: Sequence[_Birth]) -> None:

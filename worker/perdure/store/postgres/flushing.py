@@ -141,7 +141,12 @@ class Flush:
 async def flush(lane: Lane, hints: Hints, lease: Lease, commits: Sequence[Commit]) -> Flush:
     """Carry out the commits that the database takes."""
     flushed = Flush(lane, hints, lease, [None] * len(commits))
-    items = [_item(place, commit) for place, commit in enumerate(commits)]
+    items: list[_Item] = []
+    for place, commit in enumerate(commits):
+        try:
+            items.append(_item(place, commit))
+        except PayloadError as error:
+            flushed.refused[place] = error
     items.sort(key=_RUN_ID)  # everybody locks runs in this order
     for item in items:
         if item.size > MOST_OF_A_TURN:

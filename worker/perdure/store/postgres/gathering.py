@@ -5,6 +5,7 @@ What lives here: `Gathering`, the queue and the loop that writes it. What must n
 """
 
 import asyncio
+import struct
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import psycopg
 
 from perdure.ending import end
-from perdure.errors import PayloadError
+from perdure.errors import PayloadError, StoreError
 
 BATCH = 500
 BATCH_BYTES = 1_000_000
@@ -67,7 +68,8 @@ A = TypeVar("A", bound=Ask[Any])
 class Gathering(Generic[A]):
     """Hands what is added to ``write``, in order, one batch at a time; ``write`` settles it.
 
-    When the database refuses a batch, each of it is written alone: only what is wrong fails, with `PayloadError`.
+    When a batch cannot be packed, or the database refuses it, each of it is written alone: only what is wrong fails,
+    with `PayloadError`.
     """
 
     def __init__(self, name: str, write: Callable[[Sequence[A]], Awaitable[None]]) -> None:
@@ -101,15 +103,17 @@ class Gathering(Generic[A]):
         error: Exception | None = None
         try:
             await self._write(batch)
-        except (psycopg.DataError, psycopg.IntegrityError) as refused:
-            if len(batch) == 1:
-                error = PayloadError(f"{batch[0].refusal}: {' '.join(str(refused).split())}")
-                return
-            for ask in batch:
-                if not ask.settled:
-                    await self._settle([ask])
+        except StoreError as unavailable:
+            error = unavailable  # for all of them
         except Exception as raised:  # noqa: BLE001  # it belongs to those who asked
-            error = raised
+            if len(batch) > 1:
+                for ask in batch:
+                    if not ask.settled:
+                        await self._settle([ask])
+            elif isinstance(raised, psycopg.Error | struct.error):
+                error = PayloadError(f"{batch[0].refusal}: {' '.join(str(raised).split())}")
+            else:
+                error = raised
         finally:
             for ask in batch:
                 if not ask.settled:
