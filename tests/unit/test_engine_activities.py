@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from perdure import ActivityError, activity, workflow
+from perdure.errors import DefinitionError
 from perdure.model.events import (
     ActivityFailed,
     Failure,
@@ -58,6 +59,16 @@ async def Workflow1(msg: str, times: int, inputs: list[int]) -> int:  # noqa: N8
     first = await Activity1(35, 12)
     second = await Activity2()
     return first + second
+
+
+def test_what_is_no_name_of_an_activity_is_refused_where_it_is_called() -> None:
+    @workflow.define
+    async def calls() -> str:
+        with pytest.raises(DefinitionError, match="the name of an activity must be a str, not 7"):
+            await workflow.execute_activity(7)  # type: ignore[arg-type]  # that is the point
+        return "refused"
+
+    assert Script(calls).finish(lambda _: None) == "refused"
 
 
 def test_the_seed_article_leaves_the_history_that_it_prints() -> None:

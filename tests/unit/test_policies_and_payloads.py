@@ -1,11 +1,14 @@
 """Retry arithmetic, payloads and the codec: pure functions."""
 
 import enum
+import math
 import re
+import sys
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import msgspec
@@ -21,8 +24,9 @@ from perdure.model.events import ActivityCompleted, ActivityScheduled, TimerFire
 from perdure.model.failure import rebuild, record
 from perdure.model.ids import check_id, new_id, new_seed
 from perdure.model.payload import Reader, Signature, encode
-from perdure.model.policies import seconds
+from perdure.model.policies import ActivityOptions, seconds
 from perdure.model.runs import MOVES, IllegalMoveError, RunState, move
+from perdure.runtime.options import decode_options, encode_options
 
 
 def test_delays_grow_to_their_limit_and_stop_with_the_last_attempt() -> None:
@@ -67,6 +71,68 @@ def test_what_is_tried_again(listed: Any, error: Exception, again: bool) -> None
 def test_a_length_of_time_must_be_one(bad: Any) -> None:
     with pytest.raises(DefinitionError, match="initial_interval must be a timedelta or a number of seconds"):
         RetryPolicy(initial_interval=bad)
+
+
+class Count(int):
+    """A number that JSON does not know."""
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong"),
+    [
+        ("backoff_coefficient", [0, 0.5, math.inf, math.nan, 10**400, Fraction(3, 2), Decimal(2), True, "2", None]),
+        ("max_attempts", [-1, 2.5, 3.0, math.inf, math.nan, 2**31, Fraction(3), True, "3", None]),
+        (
+            "non_retryable",
+            ["ValueError", ValueError, (ValueError("no"),), (int,), (None,), None, iter(("ValueError",))],
+        ),
+        ("max_interval", [math.inf, math.nan, Fraction(3, 2), Decimal(2)]),
+    ],
+)
+def test_a_retry_policy_is_refused_where_it_is_made_by_the_name_of_what_is_wrong(option: str, wrong: list[Any]) -> None:
+    for value in wrong:
+        with pytest.raises(DefinitionError, match=rf"^RetryPolicy\.{option} must be .*, not "):
+            RetryPolicy(**{option: value})
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        RetryPolicy(),
+        RetryPolicy(backoff_coefficient=Count(3), max_attempts=Count(4), initial_interval=Count(5)),
+        RetryPolicy(backoff_coefficient=sys.float_info.max, max_attempts=2**31 - 1, max_interval=timedelta(days=1)),
+        RetryPolicy(non_retryable=("shop.Declined", ValueError)),
+    ],
+)
+def test_a_retry_policy_that_was_accepted_means_the_same_in_another_process(policy: RetryPolicy) -> None:
+    there = decode_options(encode_options(ActivityOptions(retry=policy))).retry
+    assert [there.delay(attempt) for attempt in (1, 2, 9, 10**6)] == [policy.delay(n) for n in (1, 2, 9, 10**6)]
+    assert there.allows(ValueError()) is policy.allows(ValueError())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"queue": 7}, "queue must be a str, not 7"),
+        ({"retry": 3}, "retry must be a RetryPolicy, not 3"),
+        ({"timeout": math.nan}, "timeout must be a timedelta or a number"),
+        ({"heartbeat_timeout": math.inf}, "heartbeat_timeout must be a timedelta or a number"),
+    ],
+)
+def test_options_of_an_activity_are_refused_where_they_are_given(options: dict[str, Any], words: str) -> None:
+    @activity.define
+    async def charge() -> None: ...
+
+    for give in (activity.define, charge.options):
+        with pytest.raises(DefinitionError, match=words):
+            give(**options)
+
+
+def test_a_name_is_a_text() -> None:
+    with pytest.raises(DefinitionError, match="the name of a workflow must be a str, not 7"):
+        workflow.define(name=7)  # type: ignore[call-overload]  # that is the point
+    with pytest.raises(DefinitionError, match="the name of an activity must be a str, not 7"):
+        activity.define(name=7)  # type: ignore[call-overload]  # that is the point
 
 
 class Colour(enum.Enum):

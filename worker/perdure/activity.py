@@ -17,7 +17,7 @@ from perdure.engine.primitives.activity import schedule
 from perdure.engine.run import Run
 from perdure.errors import DefinitionError, PerdureError
 from perdure.model.payload import Signature
-from perdure.model.policies import ActivityOptions, Duration, RetryPolicy, seconds
+from perdure.model.policies import ActivityOptions, Duration, RetryPolicy, check_name, seconds
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,7 +76,7 @@ def merge_options(
     retry: RetryPolicy | None,
     heartbeat_timeout: Duration | None,
 ) -> ActivityOptions:
-    """Return ``base`` with everything that is not None replaced; raise `DefinitionError` for a bad length of time."""
+    """Return ``base`` with everything that is not None replaced; raise `DefinitionError` for what is no such option."""
     changes: dict[str, Any] = {}
     if queue is not None:
         changes["queue"] = queue
@@ -122,9 +122,11 @@ def define(
     ``retry`` says when a failed attempt is followed by another; ``queue`` sends
     the activity to the workers of another task queue.
 
-    Raises `DefinitionError` when the parameters cannot be recorded.
+    Raises `DefinitionError` when the parameters cannot be recorded, and for an option that is none.
     """
     options = merge_options(ActivityOptions(), queue, timeout, retry, heartbeat_timeout)
+    if name is not None:
+        check_name(name, "the name of an activity")
 
     def decorate(function: Callable[..., Any]) -> Activity[Any, Any]:
         if not hasattr(function, "__name__"):

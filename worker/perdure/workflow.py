@@ -29,7 +29,7 @@ from perdure.errors import (
     PerdureError,
 )
 from perdure.model.payload import Reader, Signature, encode
-from perdure.model.policies import ActivityOptions, Duration, RetryPolicy
+from perdure.model.policies import ActivityOptions, Duration, RetryPolicy, check_name
 from perdure.model.runs import Visible
 
 P = ParamSpec("P")
@@ -100,6 +100,9 @@ def define(function: Callable[..., Any] | None = None, /, *, name: str | None = 
             message = f"@workflow.define decorates an async function, not {function!r}"
             raise DefinitionError(message)
         return Workflow(function, name or function.__name__)
+
+    if name is not None:
+        check_name(name, "the name of a workflow")
 
     return decorate if function is None else decorate(function)
 
@@ -186,6 +189,7 @@ def execute_activity(
 ) -> "asyncio.Future[Any]":
     """Call an activity by its name, for code that does not have the function."""
     run = _run("execute_activity()")
+    check_name(name, "the name of an activity")
     options = merge_options(ActivityOptions(), queue, timeout, retry, heartbeat_timeout)
     return schedule(run, name, encode(args, f"the input of {name}"), options, Reader(result_type))
 

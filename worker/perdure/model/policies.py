@@ -4,8 +4,10 @@ What lives here: frozen data and functions of it. What must not: clocks, random
 numbers, I/O. The author API builds these, the runtime asks them.
 """
 
+import sys
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from perdure.errors import DefinitionError, NonRetryableError
 
@@ -17,6 +19,9 @@ MICROSECONDS = 1_000_000
 
 LONGEST = 100 * 366 * 86_400
 """Seconds of the longest time that may be asked for: far beyond it the clock of one part or another overflows."""
+MOST_ATTEMPTS = 2**31 - 1
+"""What the number of an attempt can be."""
+_LARGEST = sys.float_info.max
 
 
 def seconds(value: Duration, what: str) -> float:
@@ -26,6 +31,21 @@ def seconds(value: Duration, what: str) -> float:
         message = f"{what} must be a timedelta or a number of seconds above 0, at most a hundred years, not {value!r}"
         raise DefinitionError(message)
     return float(number)
+
+
+def check_name(value: object, what: str) -> None:
+    """Raise `DefinitionError` naming ``what`` if ``value`` is no text."""
+    if not isinstance(value, str):
+        message = f"{what} must be a str, not {value!r}"
+        raise DefinitionError(message)
+
+
+def _is_number(value: object, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _is_named(entry: object) -> bool:
+    return isinstance(entry, str) or (isinstance(entry, type) and issubclass(entry, BaseException))
 
 
 def type_name(error: type[BaseException]) -> str:
@@ -51,11 +71,23 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         seconds(self.initial_interval, "RetryPolicy.initial_interval")
         seconds(self.max_interval, "RetryPolicy.max_interval")
-        if self.backoff_coefficient < 1:
-            message = f"RetryPolicy.backoff_coefficient must be at least 1, not {self.backoff_coefficient!r}"
+        if not _is_number(self.backoff_coefficient, int | float) or not 1 <= self.backoff_coefficient <= _LARGEST:
+            message = (
+                f"RetryPolicy.backoff_coefficient must be a number of at least 1, not {self.backoff_coefficient!r}"
+            )
             raise DefinitionError(message)
-        if self.max_attempts < 0:
-            message = f"RetryPolicy.max_attempts must be 0 (no limit) or more, not {self.max_attempts!r}"
+        if not _is_number(self.max_attempts, int) or not 0 <= self.max_attempts <= MOST_ATTEMPTS:
+            message = (
+                "RetryPolicy.max_attempts must be a whole number, 0 (no limit) or more, at most "
+                f"{MOST_ATTEMPTS:,}, not {self.max_attempts!r}"
+            )
+            raise DefinitionError(message)
+        listed: object = self.non_retryable
+        if not isinstance(listed, tuple | list | set | frozenset) or not all(map(_is_named, listed)):
+            message = (
+                "RetryPolicy.non_retryable must be a tuple of exception classes or their names, such as "
+                f"(ValueError, 'shop.CardDeclined'), not {listed!r}"
+            )
             raise DefinitionError(message)
 
     def delay(self, attempt: int) -> float | None:
@@ -94,3 +126,11 @@ class ActivityOptions:
     timeout: float | None = None
     heartbeat_timeout: float | None = None
     retry: RetryPolicy = RetryPolicy()
+
+    def __post_init__(self) -> None:
+        if self.queue is not None:
+            check_name(self.queue, "queue")
+        retry: object = self.retry
+        if not isinstance(retry, RetryPolicy):
+            message = f"retry must be a RetryPolicy, not {retry!r}"
+            raise DefinitionError(message)

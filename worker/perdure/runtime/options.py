@@ -30,9 +30,9 @@ def encode_options(options: ActivityOptions) -> bytes:
             timeout=options.timeout,
             heartbeat_timeout=options.heartbeat_timeout,
             initial_interval=seconds(retry.initial_interval, "initial_interval"),
-            backoff_coefficient=retry.backoff_coefficient,
+            backoff_coefficient=float(retry.backoff_coefficient),
             max_interval=seconds(retry.max_interval, "max_interval"),
-            max_attempts=retry.max_attempts,
+            max_attempts=int(retry.max_attempts),
             non_retryable=tuple(e if isinstance(e, str) else type_name(e) for e in retry.non_retryable),
         )
     )
