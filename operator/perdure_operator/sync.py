@@ -70,6 +70,9 @@ class Sync:
                     self._parts.database.failed(error)
                     logger.warning("status changes cannot be read: %s", error)
                     await asyncio.sleep(POLL)
+                except Exception:  # whatever it is, the operator goes on with all the rest
+                    logger.exception("status changes cannot be dealt with, in a way that nobody foresaw")
+                    await asyncio.sleep(POLL)
                 await asyncio.sleep(PACE)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(POLL):

@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
+
 from perdure.client import FullStore
 from perdure.manifest import parse
+from perdure.store.memory import MemoryStore
 from perdure_operator.abandoned import Abandoned
 from perdure_operator.cluster import Cluster
 from perdure_operator.controller import Controller
@@ -70,6 +73,24 @@ def test_every_end_reaches_the_writer_before_the_first_one_is_written() -> None:
                 await ended.add(f"order-{number}", seen=True)
             async with running(Sync(ended.parts)):
                 await ended.until(lambda: ended.parts.writer.waiting == 2 * PAGE + 1)
+
+    asyncio.run(check())
+
+
+def test_a_row_that_cannot_be_read_ends_nothing_and_holds_back_nothing_once_it_can(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def check() -> None:
+        async with ended_runs() as ended:
+            await ended.add("order", seen=True)
+            assert isinstance(ended.store, MemoryStore)
+            (row,) = ended.store.runs.values()
+            outcome, row.outcome = row.outcome, None
+            row.created_at = "damaged"  # type: ignore[assignment]  # that is the point
+            async with running(Sync(ended.parts)):
+                await ended.until(lambda: "in a way that nobody foresaw" in caplog.text)
+                row.outcome, row.created_at = outcome, 0
+                await ended.until(lambda: ended.parts.writer.waiting == 1)
 
     asyncio.run(check())
 

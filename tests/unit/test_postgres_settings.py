@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -11,7 +12,8 @@ import psycopg
 import pytest
 
 from perdure.errors import RequestError
-from perdure.model.runs import RunState
+from perdure.model.runs import Park, RunState
+from perdure.store.base import RunFilter
 from perdure.store.postgres import PostgresStore, migrate
 from perdure.store.postgres.migrate import migrations
 from tests.support.pgbouncer import PgBouncer
@@ -76,6 +78,32 @@ async def test_the_defaults_of_a_database_change_nothing(stage: PostgresStage) -
     assert (await stage.flush(leases[0], last.run_id, turn(2), close())).ended
     assert await stage.store.terminate(NAMESPACE, claimed[1][0].info.id, "enough") is not None
     assert (await stage.summary(claimed[1][0].info.id)).state is RunState.TERMINATED
+
+
+LAST_SECOND = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+async def check_the_last_second(stage: PostgresStage) -> None:
+    """Let a run sleep until the last second that Python knows, and for ever, and look at it in every way."""
+    lease = await stage.worker()
+    run_id = await stage.owned(lease, key="uid")
+    wake_at = (LAST_SECOND - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    assert (await stage.flush(lease, run_id, turn(1), Park(mail=0, wake_at=wake_at))).ended
+    assert (await stage.summary()).wake_at == LAST_SECOND
+    assert [run.wake_at for run in await stage.store.list_runs(NAMESPACE, RunFilter())] == [LAST_SECOND]
+    assert {change.run.wake_at for change in await stage.store.status_changes(10)} == {LAST_SECOND}
+    await stage.execute("UPDATE perdure.run SET wake_at = 'infinity'")
+    assert (await stage.summary()).wake_at == datetime.max.replace(tzinfo=UTC)
+
+
+@behaviour
+async def test_a_run_that_sleeps_until_the_end_of_time_can_be_read_east_of_greenwich(stage: PostgresStage) -> None:
+    await check_the_last_second(stage)
+
+
+def test_a_run_that_sleeps_until_the_end_of_time_can_be_read_through_a_pooler(database: str, pooler: str) -> None:
+    settle(database, TimeZone="Asia/Tokyo")
+    behaviour(check_the_last_second)(PostgresStage(pooler))
 
 
 @behaviour

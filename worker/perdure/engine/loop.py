@@ -30,7 +30,7 @@ from . import generators
 
 T = TypeVar("T")
 
-LATEST = 253_402_300_799 * MICROSECONDS  # the year 9999: what the database and datetime can hold
+LATEST = (253_402_300_799 - 2 * 86_400) * MICROSECONDS  # the year 9999 in every time zone: datetime knows no later one
 HASH_STEP = 0x9E3779B97F4A7C15  # spreads consecutive numbers over a hash table
 HASHES = 0xFFFF_FFFF_FFFF
 

@@ -53,11 +53,6 @@ def as_datetime(time: Microseconds) -> datetime:
     return _EPOCH + timedelta(microseconds=time)
 
 
-def in_utc(time: datetime) -> datetime:
-    """Return an aware time in UTC, whatever zone the connection speaks."""
-    return time.astimezone(UTC)
-
-
 def started_event(new: NewRun) -> WorkflowExecutionStarted:
     """Return the event of turn 0; raise `RequestError` when something about the run cannot be stored."""
     check_texts(new.id, new.namespace, new.workflow, new.queue, new.key or "", new.build or "", new.seed)

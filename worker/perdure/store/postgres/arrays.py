@@ -1,4 +1,4 @@
-"""Parameters in PostgreSQL's binary format, packed by hand.
+"""Parameters in PostgreSQL's binary format, packed by hand, and the times that come back.
 
 What lives here: one class per type that the queries take, scalars and arrays, and their registration with psycopg.
 What must not: connections. psycopg's own list dumper costs several times as much per element, and its choice of
@@ -7,10 +7,11 @@ int2, int4 or int8 by value would make the server prepare one statement anew for
 
 import struct
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, TypeVar
 
-from psycopg.abc import AdaptContext
-from psycopg.adapt import Dumper
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.adapt import Dumper, Loader
 from psycopg.pq import Format
 
 from perdure.model.codec import half_a_character
@@ -18,6 +19,9 @@ from perdure.model.codec import half_a_character
 _HEADER = struct.Struct("!iiIii")  # dimensions, whether there are nulls, type of the elements, length, lower bound
 _SIZE = struct.Struct("!i")
 _NULL = _SIZE.pack(-1)
+_INT8 = struct.Struct("!q")
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # PostgreSQL's
+_LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
 T = TypeVar("T")
@@ -173,8 +177,22 @@ def _array(oid: int, values: Sequence[Any], elements: Iterable[bytes]) -> bytes:
     return _HEADER.pack(1, None in values, oid, len(values), 1) + b"".join(elements)
 
 
+class _MomentLoader(Loader):
+    """Reads a ``timestamptz`` in UTC, the last one that Python knows for those beyond.
+
+    psycopg's own one gives it in the zone of the session, where the last hours of the year 9999 may be in the next.
+    """
+
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> datetime:
+        (microseconds,) = _INT8.unpack(data)
+        return _EPOCH + timedelta(microseconds=min(microseconds, _LAST))
+
+
 def register(context: AdaptContext) -> None:
-    """Teach a connection to send these types as they are."""
+    """Teach a connection to send these types as they are, and to read times."""
+    context.adapters.register_loader("timestamptz", _MomentLoader)
     for kind in _TYPES:
         context.adapters.register_dumper(kind, _DUMPERS[kind])
 
