@@ -124,7 +124,8 @@ class ClaimedRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     ``tasks`` are the ``seq`` of the activities that have a row in the task table; ``details`` has what attempts said
     with their last heartbeats, by ``seq``. A ``suspect`` may be what ended its last owners. ``left_others``: there are
-    more to claim, for which the claim had no room, because runs like this one have so many bytes.
+    more to claim, for which the claim had no room, because runs like this one have so many bytes. ``claims`` counts
+    how often the run was taken, this time included.
     """
 
     info: RunInfo
@@ -137,6 +138,7 @@ class ClaimedRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     suspect: bool = False
     details: Mapping[int, bytes] = {}
     left_others: bool = False
+    claims: int = 1
 
 
 class ClaimAnswer(Enum):
@@ -212,6 +214,9 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     ``turn`` is the encoded-to-be row; None when only the run's row changes.
     ``consumed`` is the number of the last inbox message that the turn applied.
+    ``claim`` says which claim of the run an ``ending`` other than a close gives
+    up, by `ClaimedRun.claims`: it may arrive late, or a second time, when the
+    same worker has the run anew. None: whichever claim there is.
     """
 
     run_id: RunId
@@ -221,6 +226,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     dropped_tasks: tuple[int, ...] = ()
     visible: Visible | None = None
     ending: Ending | None = None
+    claim: int | None = None
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False):

@@ -65,6 +65,7 @@ class Execution:
     def __init__(self, home: Home, definition: Definition, claimed: ClaimedRun, begun: Begun | None = None) -> None:
         self.home = home
         self.info = claimed.info
+        self.claim = claimed.claims
         self.over = False
         self.leaving = home.draining
         """Whether it is given back as soon as no attempt is under way."""
@@ -208,6 +209,7 @@ class Execution:
             dropped_tasks=placed.dropped,
             visible=decision.visible,
             ending=ending,
+            claim=self.claim,
         )
         if decision.turn is None and consumed is None and ending is None and not placed.tasks:
             self._after(run, placed.here)
@@ -341,7 +343,8 @@ class Execution:
         self._give_up(park)
 
     def _give_up(self, ending: Park | Release) -> None:
-        self._submit(Commit(run_id=self.info.run_id, ending=ending), lambda answer: self._given_up(answer, ending))
+        commit = Commit(run_id=self.info.run_id, ending=ending, claim=self.claim)
+        self._submit(commit, lambda answer: self._given_up(answer, ending))
 
     def _given_up(self, answer: Answer, ending: Park | Release) -> None:
         self._in_flight = False

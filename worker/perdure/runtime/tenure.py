@@ -214,11 +214,18 @@ class Tenure:
         self._doubts = LOOKS
 
     def adopt(self, run: ClaimedRun, begun: Begun | None = None) -> None:
-        """Go on with a run that is owned here from now on, after its first turn if that has begun."""
-        if self.lost.is_set():
+        """Go on with a run that is owned here from now on, after its first turn if that has begun.
+
+        Of several claims of a run the last one counts. Who has an earlier one has given the run up and waits for the
+        answer, which is late: it ends first, so that a run is never in two hands here.
+        """
+        former = self._executions.get(run.info.run_id)
+        if self.lost.is_set() or (former is not None and former.claim >= run.claims):
             if begun is not None:
                 begun.run.evict()
             return
+        if former is not None:
+            former.abandon()
         self.charge.tally.turns += begun is not None
         definition = self.charge.workflows[run.info.workflow]  # the store hands out what we registered, and no more
         self.charge.audience.near(run.info.run_id)

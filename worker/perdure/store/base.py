@@ -9,7 +9,8 @@ The rules behind the verbs:
 * One call is one atomic transition, for many runs at once.
 * A run has an owner while it is `OWNED`. Every write of an owner carries its
   `Lease`; a lease that expired or was reaped writes nothing and gets
-  `LeaseLostError`.
+  `LeaseLostError`. What gives a run up names the claim that it ends, so that it
+  takes nothing from a later claim of the same worker.
 * A message gets its number from its run in the same transition that makes a
   parked run ready, so a run can never sleep on unread mail.
 * Every call may be repeated after a lost acknowledgement.

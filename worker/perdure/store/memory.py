@@ -79,8 +79,7 @@ class MemoryStore(MemoryWorkers):
             run.history[0] = codec.encode_turn(written.header, written.events)
             self.runs[run.id] = run
             if taker is not None and beginning is not None and self._in_force(taker.lease):
-                run.state, run.owner, run.started_at = move(run.state, RunState.OWNED), taker.lease.worker, now
-                self._changed(run)
+                self._own(run, taker.lease, now)
                 beginning.took(records.newborn(new, event, run.id, now, turn))
             else:
                 if beginning is not None:
@@ -281,11 +280,12 @@ class MemoryStore(MemoryWorkers):
             deadline=run.deadline,
             suspect=run.takeovers >= SUSPECT,
             details=dict(run.details),
+            claims=run.claims,
         )
 
     def _own(self, run: RunRow, lease: Lease, now: Microseconds) -> None:
         run.state, run.owner, run.wake_at = move(run.state, RunState.OWNED), lease.worker, None
-        run.claimed_at = now
+        run.claimed_at, run.claims = now, run.claims + 1
         if run.started_at is None:
             run.started_at = now
             self._changed(run)
@@ -296,7 +296,7 @@ class MemoryStore(MemoryWorkers):
 
     def _commit(self, lease: Lease, build: str, commit: Commit, now: Microseconds) -> Committed:
         run = self.runs.get(commit.run_id)
-        mine = run is not None and run.owner == lease.worker
+        mine = run is not None and run.owner == lease.worker and commit.claim in {None, run.claims}
         if run is not None and commit.turn is not None:
             data = codec.encode_turn(commit.turn.header, commit.turn.events)
             before = run.history.get(commit.turn.seq)

@@ -82,6 +82,7 @@ class RunRow:
     suspended: bool = False
     build: str | None = None
     claimed_at: Microseconds = 0
+    claims: int = 0
     takeovers: int = 0
     taken_turn: int | None = None
     outcome: bytes | None = None

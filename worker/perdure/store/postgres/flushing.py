@@ -255,6 +255,7 @@ def _arrays(items: Sequence[_Item]) -> dict[str, object]:
         "messages": texts(column([ending.message if isinstance(ending, Hold) else None for ending in endings])),
         "statuses": texts(column([None if status is None else status.text for status in visible])),
         "progresses": texts(column([None if status is None else status.progress for status in visible])),
+        "claims": int4s(column([item.commit.claim for item in items])),
     }
     return parameters
 

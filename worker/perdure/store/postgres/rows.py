@@ -74,6 +74,7 @@ def claimed_run(row: Row, namespace: str) -> ClaimedRun:
         suspect=row[17],
         details=dict(zip(row[18] or (), row[19] or (), strict=True)),
         left_others=row[20],
+        claims=row[21],
     )
 
 

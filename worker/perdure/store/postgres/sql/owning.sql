@@ -103,7 +103,7 @@ SELECT t.id, t.instance, t.workflow, t.queue, t.priority, t.mail,
        (extract(epoch FROM t.created_at) * 1000000)::bigint, (extract(epoch FROM t.deadline) * 1000000)::bigint,
        EXISTS (SELECT FROM started),
        h.seqs, h.events, p.seqs, p.data, i.numbers, i.bodies, k.seqs, t.bytes, t.suspect, b.seqs, b.details,
-       EXISTS (SELECT FROM weighed WHERE before >= :enough), t.fresh
+       EXISTS (SELECT FROM weighed WHERE before >= :enough), t.claims, t.fresh
 FROM me
 LEFT JOIN taken t ON true
 LEFT JOIN LATERAL (
@@ -242,6 +242,8 @@ FROM fence;
 -- every turn; a turn that appears between the look and the insert (somebody terminates the run) makes the statement fail
 -- as a whole, and the caller repeats it.
 -- Nothing is carried out on a server that was started at another moment than the caller knows (see "remembers").
+-- Whoever gives a run up says which claim is meant. Repeated after a lost answer, the same words could take the run from
+-- the worker's next claim, which would go on without owning it.
 -- Written as (x IN (SELECT …)) IS TRUE where a hashed look-up is wanted, because a join would be a nested loop.
 WITH fence AS MATERIALIZED (
     SELECT id, namespace, build, (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint AS server
@@ -252,16 +254,18 @@ WITH fence AS MATERIALIZED (
     SELECT * FROM unnest(
         :runs::bigint[], :seqs::integer[], :turns::bytea[], :consumed::integer[],
         :endings::integer[], :mails::integer[], :wake_ats::bigint[], :reasons::text[], :messages::text[],
-        :outcomes::bytea[], :statuses::text[], :progresses::text[]
+        :outcomes::bytea[], :statuses::text[], :progresses::text[], :claims::integer[]
     ) WITH ORDINALITY AS a (
-        run_id, seq, events, consumed, ending, mail, wake_at, reason, message, outcome, status, progress, place
+        run_id, seq, events, consumed, ending, mail, wake_at, reason, message, outcome, status, progress, claim, place
     )
 ), locked AS MATERIALIZED (
     SELECT a.*, r.mail AS has_mail, r.waiting_for AS waited_for
     FROM fence CROSS JOIN (
         SELECT * FROM asked WHERE ending < 10 OR status IS NOT NULL ORDER BY run_id
     ) a CROSS JOIN LATERAL (
-        SELECT mail, waiting_for FROM perdure.run WHERE id = a.run_id AND owner = fence.id FOR NO KEY UPDATE
+        SELECT mail, waiting_for FROM perdure.run
+        WHERE id = a.run_id AND owner = fence.id AND claims = coalesce(a.claim, claims)
+        FOR NO KEY UPDATE
     ) r
     WHERE fence.server = :server::bigint
 ), mine AS MATERIALIZED (
@@ -364,10 +368,11 @@ SELECT a.place,
                  AND (a.ending <> 3 OR r.hold_reason = a.reason)
                  AND (a.ending < 10 OR r.outcome = a.outcome)
        END,
-       r.owner = :worker::bigint
+       r.owner = :worker::bigint AND r.claims = coalesce(a.claim, r.claims)
 FROM unnest(
-    :runs::bigint[], :seqs::integer[], :turns::bytea[], :endings::integer[], :reasons::text[], :outcomes::bytea[]
-) WITH ORDINALITY AS a (run_id, seq, events, ending, reason, outcome, place)
+    :runs::bigint[], :seqs::integer[], :turns::bytea[], :endings::integer[], :reasons::text[], :outcomes::bytea[],
+    :claims::integer[]
+) WITH ORDINALITY AS a (run_id, seq, events, ending, reason, outcome, claim, place)
 LEFT JOIN perdure.run r ON r.id = ANY (ARRAY[a.run_id])
 LEFT JOIN perdure.history h ON h.run_id = ANY (ARRAY[a.run_id]) AND h.seq = a.seq
 WHERE a.place = ANY (:places::bigint[]);
