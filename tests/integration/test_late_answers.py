@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import pytest
 
 from perdure import Worker, activity, workflow
-from perdure.model.runs import Commit, Committed, Park
+from perdure.model.runs import Commit, Committed, Hold, Park, RunState
 from perdure.model.workers import Lease
-from tests.support.world import World, eventually, run_async
+from tests.support.world import World, eventually, run_async, types
 
 
 class Door:
@@ -40,6 +41,17 @@ go = workflow.signal("go", int)
 async def waits_for_a_word() -> str:
     await go.receive()
     return await wait_at_the_door()
+
+
+@workflow.define
+async def waits_at_the_door() -> str:
+    return await wait_at_the_door()
+
+
+@workflow.define
+async def looks_at_the_clock() -> None:
+    await go.receive()
+    time.time()
 
 
 @run_async
@@ -73,4 +85,43 @@ async def test_a_run_that_is_taken_anew_before_its_park_is_answered_is_in_one_ha
     async with Worker(other, workflows=[waits_for_a_word], activities=[wait_at_the_door]):
         assert await handle.result() == "done"
     assert Door.came == 1, "the first worker waited for the attempt as it stopped"
+    await world.close()
+
+
+@run_async
+async def test_a_run_that_is_terminated_while_it_is_being_held_harms_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Door.close()
+    client, other = await world.client(), await world.client()
+    flush = client.store.flush
+
+    async def late(lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
+        if any(isinstance(commit.ending, Hold) for commit in commits):
+            await other.handle("bad").terminate("enough")
+
+            async def known_here() -> bool:
+                return worker.owned == 1
+
+            await eventually(known_here)
+        return await flush(lease, commits)
+
+    monkeypatch.setattr(client.store, "flush", late)
+    workflows = [looks_at_the_clock, waits_at_the_door]
+    async with Worker(client, workflows=workflows, activities=[wait_at_the_door]) as worker:
+        innocent = await other.start(waits_at_the_door)
+        bad = await other.start(looks_at_the_clock, id="bad")
+        await Door.reached.wait()
+        await bad.signal(go, 1)
+
+        async def terminated() -> bool:
+            return (await bad.describe()).state is RunState.TERMINATED
+
+        await eventually(terminated)
+        Door.open.set()
+        assert await innocent.result() == "done"
+        assert worker.tally().leases_lost == 0
+        assert worker.tally().held == {}, "it was closed, not held"
+    assert Door.came == 1
+    assert types(await bad.history())[-1] == "WorkflowExecutionTerminated"
     await world.close()

@@ -342,11 +342,11 @@ class Execution:
         park = Park(mail=self._consumed, wake_at=wake_at, waiting_for=self._run.waiting_for())
         self._give_up(park)
 
-    def _give_up(self, ending: Park | Release) -> None:
+    def _give_up(self, ending: Park | Hold | Release) -> None:
         commit = Commit(run_id=self.info.run_id, ending=ending, claim=self.claim)
         self._submit(commit, lambda answer: self._given_up(answer, ending))
 
-    def _given_up(self, answer: Answer, ending: Park | Release) -> None:
+    def _given_up(self, answer: Answer, ending: Park | Hold | Release) -> None:
         self._in_flight = False
         if self.over:
             return
@@ -377,9 +377,7 @@ class Execution:
     def _hold(self, reason: str, message: str) -> None:
         message = message.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()  # the store takes text only
         logger.error("%s is held: %s", self.info.id, message, extra=about(self.info))
-        self._cancel_wake()
-        hold = Hold(reason=reason, message=message)
-        self._submit(Commit(run_id=self.info.run_id, ending=hold), lambda _: self._leave(hold))
+        self._give_up(Hold(reason=reason, message=message))
 
     def _leave(self, ending: Ending | None) -> None:
         self.over = True
