@@ -1,4 +1,4 @@
-"""Workflow code that never gives the event loop back: it is held with its stack, and nothing else is harmed."""
+"""Turns that do not come to an end, or to nothing that can be recorded: they are held, and nothing else is harmed."""
 
 import asyncio
 import logging
@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from perdure import Limits, Worker, activity, workflow
+from perdure import Limits, RetryPolicy, Worker, activity, workflow
 from perdure.model.workers import Lease, Renewal
-from tests.support.world import World, eventually, run_async, until_held
+from tests.support.world import World, eventually, run_async, types, until_held
 
 SHORT = Limits(lease=4.0, turn=0.3, drain=2.0)
 
@@ -134,4 +134,41 @@ async def test_a_loop_that_is_blocked_for_a_whole_lease_gives_its_runs_to_others
         assert await (await client.start(tries_once)).result() == "done"
     assert len(tries) == 2
     assert [record for record in caplog.records if "giving the lease up. It is here:" in record.getMessage()]
+    await world.close()
+
+
+@activity.define(queue="elsewhere", retry=RetryPolicy(non_retryable=("no text: \ud800",)))
+async def far_away() -> None:
+    """What its workers would have to know of it cannot be written down."""
+
+
+@run_async
+async def test_a_turn_that_cannot_be_written_down_holds_its_run_and_leaves_no_gap(world: World) -> None:
+    client = await world.client()
+    go = workflow.signal("go", int)
+
+    @workflow.define(name="asks")
+    async def asks_far_away(first: bool) -> int:
+        number = 1 if first else await go.receive()
+        await far_away()
+        return number
+
+    @workflow.define(name="asks")
+    async def mended(first: bool) -> int:
+        return 1 if first else await go.receive()
+
+    handles = []
+    async with Worker(client, workflows=[asks_far_away], build_id="one") as worker:
+        await eventually(lambda: asyncio.sleep(0, worker.ready))
+        for first in (True, False):
+            handle = await client.start(asks_far_away, first)
+            await handle.signal(go, 1)
+            summary = await until_held(handle)
+            assert summary.hold_reason == "EngineFault"
+            assert "UnicodeEncodeError" in summary.hold_message
+            assert types(await handle.history()) == ["WorkflowExecutionStarted"]
+            handles.append(handle)
+        await eventually(lambda: asyncio.sleep(0, worker.owned == 0))
+    async with Worker(client, workflows=[mended], build_id="two"):
+        assert [await handle.result() for handle in handles] == [1, 1]
     await world.close()

@@ -94,14 +94,13 @@ def _take(
         run = replay(definition, info, history)
         run.payload_limit = host.payload_limit
         decision = run.turn(header(host.name, host.build, host.clock.now()), incoming)
+        placed = place(host, run, decision, frozenset(), everything=False)
+        if _is_all(host, decision, placed):
+            return Begun(run, decision, placed)
     except EngineFault:
         pass  # taken again by an owner, the turn holds the run and says why
     except Exception:
         logger.exception("the first turn of %s failed; its owner takes it again", info.id, extra=about(info))
-    else:
-        placed = place(host, run, decision, frozenset(), everything=False)
-        if _is_all(host, decision, placed):
-            return Begun(run, decision, placed)
     if run is not None:
         run.evict()
     return None

@@ -165,14 +165,13 @@ class Execution:
                 self._incoming.extend(TimerFired(seq) for _, seq in due)
             incoming = take(self._incoming)
             decision = run.turn(header(self.home.name, self.home.build, now), incoming)
+            self._commit(run, decision, everything=everything)
         except EngineFault as fault:
             self._hold(type(fault).__name__.removesuffix("Error"), str(fault))
         except Exception as error:  # whatever it is, the run is held and the worker lives on
             logger.exception("a turn of %s failed", self.info.id, extra=about(self.info))
             failure = record(error)
             self._hold("EngineFault", f"{failure.type}: {failure.message}\n{failure.traceback}")
-        else:
-            self._commit(run, decision, everything=everything)
 
     def _take_due(self, run: Run, now: int) -> list[tuple[int, int]]:
         """Return the timers that are due, and start the attempts that are; the deadline alone as ``(0, DEADLINE)``."""
