@@ -91,6 +91,8 @@ def judge(job: Job, error: BaseException, details: bytes | None = None) -> Verdi
 
 BACKLOG = 2
 """Attempts that may wait for a slot of this process, for each slot."""
+CLEANUP = 5.0
+"""Seconds that an attempt on the event loop may take to end when it was cancelled, before it is left to itself."""
 
 
 class Slots:
@@ -177,13 +179,14 @@ class Attempt(msgspec.Struct, eq=False):
         if self._began and not self.over:
             self._owner.counts[self._job.name].cancelled += 1
         self._finish()
-        if self.task is not None:
-            self.task.cancel()
+        self._interrupt()
 
-    async def ended(self) -> None:
-        """Wait until the coroutine has ended."""
-        if self.task is not None:
-            await asyncio.gather(self.task, return_exceptions=True)
+    def _interrupt(self) -> None:
+        task = self.task
+        if task is not None:
+            task.cancel()
+            self._owner.cancelled.add(task)
+            task.add_done_callback(self._owner.cancelled.discard)
 
     def make(self) -> Coroutine[Any, Any, None]:
         """Call the function, here or in a thread, unless it is too late."""
@@ -270,8 +273,7 @@ class Attempt(msgspec.Struct, eq=False):
 
     def _expire(self, message: str) -> None:
         self._report_error(TimeoutError(message))
-        if self.task is not None:
-            self.task.cancel()
+        self._interrupt()
 
     def _finish(self) -> None:
         self.over = self.cancelled = True
@@ -328,6 +330,8 @@ class Attempts:
         self._loop = asyncio.get_running_loop()
         self.under_way: dict[tuple[int, int], Attempt] = {}
         """By run and step, also those that wait for a slot."""
+        self.cancelled: set[asyncio.Task[None]] = set()
+        """What was told to end and has not ended."""
 
     def free(self) -> tuple[int, tuple[str, ...]]:
         """Return how many attempts could start now, and the activities of which none could.
@@ -362,10 +366,18 @@ class Attempts:
             attempt.cancel()
 
     async def stop(self) -> None:
-        """Cancel everything and wait for what runs on the event loop; threads are told, and end by themselves."""
-        attempts = list(self.under_way.values())
-        for attempt in attempts:
+        """Cancel everything and wait for what runs on the event loop; threads are told, and end by themselves.
+
+        What does not end is left: an activity that ignores its cancellation must not keep the worker.
+        """
+        for attempt in list(self.under_way.values()):
             attempt.cancel()
-        for attempt in attempts:
-            await attempt.ended()
+        if self.cancelled:
+            _, stubborn = await asyncio.wait(self.cancelled, timeout=CLEANUP)
+            if stubborn:
+                names = ", ".join(sorted(task.get_name() for task in stubborn))
+                message = "still there %g s after they were cancelled, and left to themselves: %s"
+                logger.error(message, CLEANUP, names)
+            for task in stubborn:
+                task.cancel()  # the first one may have been lost on its way, see `perdure.ending`
         self.pool.shutdown(wait=False, cancel_futures=True)
