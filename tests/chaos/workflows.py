@@ -145,7 +145,7 @@ def write() -> None:
     """Note that an attempt begins: when (a clock that nobody sets), who, which activity, which attempt."""
     info = activity.info()
     who = f"{os.getpid()} {threading.get_native_id()}"
-    line = f"{time.monotonic():.6f} {who} {info.idempotency_key} {info.attempt}\n"
+    line = f"{time.monotonic():.6f} {who} {info.run_id}/{info.seq} {info.attempt}\n"
     # One short write to a file that is open for appending is never mixed with others.
     journal = os.open(os.environ[JOURNAL], os.O_WRONLY | os.O_APPEND)
     try:

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
+import msgspec
 import pytest
 
 from perdure.errors import LeaseLostError
 from perdure.model.runs import Hold, NewTask, Park, Release, RunState
 from perdure.model.workers import Expired, Lease
 from perdure.store.base import UNKNOWN_WORKFLOW
-from tests.support.stores import NAMESPACE, FullStore, Stage, behaviour, close, commit, new_run, signal, turn
+from tests.support.stores import (
+    NAMESPACE,
+    FullStore,
+    Stage,
+    behaviour,
+    close,
+    commit,
+    new_run,
+    signal,
+    turn,
+    worker_info,
+)
 
 
 async def renewed(store: FullStore, lease: Lease) -> bool:
@@ -175,7 +188,7 @@ async def test_an_expired_lease_writes_nothing_although_nobody_reaped_it(stage: 
 @behaviour
 async def test_an_epoch_that_was_not_given_out_is_no_lease(stage: Stage) -> None:
     lease = await stage.worker()
-    forged = Lease(lease.worker, lease.epoch ^ 1, lease.namespace)
+    forged = msgspec.structs.replace(lease, epoch=lease.epoch ^ 1)
     with pytest.raises(LeaseLostError):
         await stage.store.claim(forged, 1)
     await stage.store.resign(forged)
@@ -353,3 +366,10 @@ async def test_whoever_expires_a_worker_learns_whose_runs_are_free_now(stage: St
     assert len(await stage.store.claim(lease, 2)) == 2
     assert await stage.store.expire(NAMESPACE, "pod-1") == Expired(1, ("uid-a",))
     assert await stage.store.expire(NAMESPACE, "pod-1") == Expired(0, ())
+
+
+@behaviour
+async def test_workers_learn_with_their_lease_which_installation_they_serve(stage: Stage) -> None:
+    leases = [await stage.worker(), await stage.worker("two"), await (await stage.another()).register(worker_info("3"))]
+    assert len({lease.installation for lease in leases}) == 1
+    assert re.fullmatch("[0-9a-f]{12}", leases[0].installation)

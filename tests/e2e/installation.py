@@ -159,7 +159,8 @@ class Installation:
 
     def notes(self, run_ids: Iterable[str] | None = None) -> list[Note]:
         """Return what steps wrote down, of all runs or of these."""
-        query = f"SELECT key, attempt, pod, extract(epoch FROM at)::float8 FROM {NOTES} ORDER BY at"
+        step = "substr(key, strpos(key, '/') + 1)"  # a key begins with the installation, and there is one here
+        query = f"SELECT {step}, attempt, pod, extract(epoch FROM at)::float8 FROM {NOTES} ORDER BY at"
         with self.database() as connection:
             notes = [Note(*row) for row in connection.execute(query.encode()).fetchall()]
         wanted = None if run_ids is None else set(run_ids)

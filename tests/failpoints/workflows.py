@@ -40,7 +40,7 @@ def write(*words: object) -> None:
 def note() -> int:
     """Write down that an attempt begins, and return its number."""
     info = activity.info()
-    write("attempt", info.workflow_id, info.idempotency_key, info.attempt)
+    write("attempt", info.workflow_id, f"{info.run_id}/{info.seq}", info.attempt)
     return info.attempt
 
 

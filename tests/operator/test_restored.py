@@ -91,7 +91,7 @@ def test_a_database_from_an_older_backup_starts_nothing_twice(
                 again.instances.kubectl("annotate", "wfi", "lost", documented("perdure.dev/restored=false"))
                 stage.cli.open_gate("east")
                 status = again.until_phase("lost", "Succeeded")
-                # An idempotency key begins with the id of the run: no two runs may have the same.
+                # Keys are made of the installation, which was restored, and the id: no two runs may have the same.
                 assert int(status["runId"]) > int(lost["runId"])
         notes = stage.cli.lines("journal")
         assert sorted(notes) == sorted(["before", "north", "after", "south", "east"])

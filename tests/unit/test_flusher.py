@@ -19,7 +19,7 @@ from perdure.store.memory import MemoryStore
 from perdure.telemetry.tally import Tally
 from tests.support.world import run_async
 
-LEASE = Lease(WorkerId(1), 1, "default")
+LEASE = Lease(WorkerId(1), 1, "default", "here")
 
 
 def commit() -> Commit:

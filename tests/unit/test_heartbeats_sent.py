@@ -13,7 +13,7 @@ from perdure.runtime.heartbeats import Heartbeats
 from perdure.store.memory import MemoryStore
 from tests.support.world import run_async
 
-LEASE = Lease(WorkerId(1), 1, "default")
+LEASE = Lease(WorkerId(1), 1, "default", "here")
 
 
 class Slow(MemoryStore):

@@ -156,6 +156,18 @@ def test_workers_and_clients_need_no_right_to_change_tables(modest: str) -> None
 
 
 @behaviour
+async def test_there_is_one_installation_in_a_database_and_without_it_nobody_works(stage: PostgresStage) -> None:
+    known = (await stage.worker()).installation
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        await stage.execute("INSERT INTO perdure.installation VALUES ('another')")
+    await stage.execute("DELETE FROM perdure.installation")
+    with pytest.raises(SchemaVersionError, match=r"perdure.installation is empty.* restore its row"):
+        await stage.worker("two")
+    await stage.execute("INSERT INTO perdure.installation VALUES (%s)", known)
+    assert (await stage.worker("three")).installation == known
+
+
+@behaviour
 async def test_histories_can_be_read_with_psql(stage: PostgresStage) -> None:
     lease = await stage.worker()
     run_id = await stage.owned(lease)
@@ -254,7 +266,7 @@ def release(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
 @pytest.mark.parametrize("state", ["new", "emptied"])
 def test_every_statement_of_the_hot_path_finds_its_rows_by_an_index(release: EmbeddedServer, state: str) -> None:
     """Whatever the server believes about the tables: a plan made on that stays for a while when they have grown."""
-    small = {"worker"}  # a row for each process; some statements look at all of them
+    small = {"worker", "installation"}  # a row for each process, which some statements look at, and one row
     tableless = {"wait_for_disk", "dismiss", "notify"}
     others = tableless | {"version", "announcement_key", "list_runs", "open_keys", "workers", "fleets", "pollers"}
     dsn = release.create_database()

@@ -112,7 +112,7 @@ class Begun:
 
 
 def test_a_record_of_an_attempt_has_its_ids_whatever_logger_writes_it() -> None:
-    info = ActivityInfo(name="pack", attempt=2, queue="q", workflow_id="order-1", run_id=7, seq=1)
+    info = ActivityInfo(name="pack", attempt=2, queue="q", workflow_id="order-1", run_id=7, seq=1, installation="here")
     token = context.set(Begun(info))
     try:
         found = record()

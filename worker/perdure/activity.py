@@ -152,7 +152,7 @@ class _Decorator:
 class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What an attempt knows about itself.
 
-    ``attempt`` counts from 1, and ``seq`` the steps of the run.
+    ``attempt`` counts from 1, and ``seq`` the steps of the run. ``installation`` names the database among all others.
     ``heartbeat_details`` is what the attempt before said last, or one before it: JSON values.
     """
 
@@ -162,12 +162,18 @@ class ActivityInfo(msgspec.Struct, frozen=True, kw_only=True):
     workflow_id: str
     run_id: int
     seq: int
+    installation: str
     heartbeat_details: Any = None
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt of the same step: hand it to the outside world, which may see a step twice."""
-        return f"{self.run_id}/{self.seq}"
+        """The same for every attempt of the same step: hand it to the outside world, which may see a step twice.
+
+        It is ``<installation>/<run id>/<seq>``. Every database numbers its runs from 1, and several may talk to one
+        payment provider: so the key begins with 12 random digits that the database got with its schema. Of a thousand
+        databases two have the same ones with a probability of 2 in a billion, and keys stay short where room is scarce.
+        """
+        return f"{self.installation}/{self.run_id}/{self.seq}"
 
 
 class ActivityContext(Protocol):

@@ -24,6 +24,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Lease(msgspec.Struct, frozen=True, gc=False):
     """A worker's right to own runs: the row and its random epoch. ``namespace`` is the tenant it serves.
 
+    ``installation`` names the store among all that there are: see `ActivityInfo.idempotency_key`.
     ``server`` tells apart the servers, and the starts of one, that have had the store: another one may lack what was
     confirmed last.
     """
@@ -31,6 +32,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     worker: WorkerId
     epoch: int
     namespace: str
+    installation: str
     server: int = 0
 
 

@@ -44,9 +44,8 @@ class Job(msgspec.Struct, frozen=True):
     options: ActivityOptions
     details: bytes | None = None
 
-    @property
-    def info(self) -> ActivityInfo:
-        """What the attempt may know about itself; few ask."""
+    def info(self, installation: str) -> ActivityInfo:
+        """Return what the attempt may know about itself; few ask."""
         return ActivityInfo(
             name=self.name,
             attempt=self.attempt,
@@ -54,6 +53,7 @@ class Job(msgspec.Struct, frozen=True):
             workflow_id=self.workflow_id,
             run_id=self.run_id,
             seq=self.seq,
+            installation=installation,
             heartbeat_details=None if self.details is None else msgspec.json.decode(self.details),
         )
 
@@ -149,7 +149,7 @@ class Attempt(msgspec.Struct, eq=False):
     @property
     def info(self) -> ActivityInfo:
         """What the attempt knows about itself."""
-        return self._job.info
+        return self._job.info(self._owner.installation)
 
     @property
     def activity_name(self) -> str:
@@ -323,6 +323,8 @@ class Attempts:
         self.slots_of = {name: self.slots[activity.is_async] for name, activity in activities.items()}
         self._used = tuple({id(slots): slots for slots in self.slots_of.values()}.values())
         self.payload_limit = limits.payload
+        self.installation = ""
+        """Known with the lease."""
         self.on_free: Callable[[], None] = lambda: None
         self.may_begin: Callable[[], bool] = lambda: True
         self.on_heartbeat: Callable[[int, int, bytes], None] = lambda *_: None

@@ -114,6 +114,7 @@ class Tenure:
         self.flusher = Flusher(charge.store, self.lease, self.turns, charge.tally, self.lost.set)
         self.flusher.confirm = self._confirm
         self._heartbeats = Heartbeats(charge.store, self.lease)
+        self.attempts.installation = self.lease.installation
         self.attempts.on_heartbeat = self._heartbeats.note
         relay = Relay(charge.store, Hint(tasks=frozenset(self.queues), count=MANY))
         poll = self._pause_of_tasks

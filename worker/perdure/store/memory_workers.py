@@ -32,6 +32,7 @@ class MemoryWorkers(MemoryReads):
 
     def __init__(self, clock: Callable[[], Microseconds] | None = None) -> None:
         super().__init__(clock)
+        self._installation = secrets.token_hex(6)
         self._listeners: set[asyncio.Queue[Hint]] = set()
         self._audiences: set[Audience] = set()
 
@@ -43,7 +44,7 @@ class MemoryWorkers(MemoryReads):
             epoch = secrets.randbits(63)
             expires_at = self.clock() + round(info.lease * 1_000_000)
             self.workers_by_id[worker] = WorkerRow(worker, epoch, info, expires_at)
-            return Lease(worker, epoch, info.namespace)
+            return Lease(worker, epoch, info.namespace, self._installation)
 
     def renew(self, lease: Lease) -> Renewal:
         """Extend the lease and forget the workers of this namespace whose lease expired."""

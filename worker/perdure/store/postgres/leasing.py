@@ -6,7 +6,7 @@ What lives here: free functions of a lane (of the lease thread's line for `renew
 import secrets
 from collections.abc import Sequence
 
-from perdure.errors import LeaseLostError
+from perdure.errors import LeaseLostError, SchemaVersionError
 from perdure.model.hints import MANY, NOTHING, Hint
 from perdure.model.runs import WorkerId
 from perdure.model.workers import Expired, Lease, Renewal, WorkerInfo
@@ -52,8 +52,14 @@ async def register(lane: Lane, info: WorkerInfo) -> Lease:
             "lease": int8(round(info.lease * 1_000_000)),
         },
     )
-    worker, server = rows[0]
-    return Lease(WorkerId(worker), epoch, info.namespace, server)
+    worker, server, installation = rows[0]
+    if installation is None:
+        message = (
+            "the table perdure.installation is empty, and idempotency keys begin with what it holds: restore its row, "
+            "or where that is lost insert 12 random hexadecimal digits, then start the workers again"
+        )
+        raise SchemaVersionError(message)
+    return Lease(WorkerId(worker), epoch, info.namespace, installation, server)
 
 
 def renew(line: LeaseLine, lease: Lease) -> Renewal:

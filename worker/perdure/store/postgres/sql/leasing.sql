@@ -7,7 +7,8 @@ VALUES (
     :lease::bigint * interval '1 microsecond',
     clock_timestamp() + :lease::bigint * interval '1 microsecond'
 )
-RETURNING id, (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint;
+RETURNING id, (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint,
+    (SELECT i.id FROM perdure.installation i);
 
 -- name: renew
 -- One heartbeat, and the end of workers that missed theirs. A flush in flight holds KEY SHARE on its worker's row; the
