@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from perdure import Worker, activity, workflow
 from perdure.model.runs import Commit, Committed, Hold, Park, RunState
 from perdure.model.workers import Lease
+from perdure.workflow import Workflow
 from tests.support.world import World, eventually, run_async, types
 
 
@@ -107,7 +109,7 @@ async def test_a_run_that_is_terminated_while_it_is_being_held_harms_no_other(
         return await flush(lease, commits)
 
     monkeypatch.setattr(client.store, "flush", late)
-    workflows = [looks_at_the_clock, waits_at_the_door]
+    workflows: list[Workflow[..., Any]] = [looks_at_the_clock, waits_at_the_door]
     async with Worker(client, workflows=workflows, activities=[wait_at_the_door]) as worker:
         innocent = await other.start(waits_at_the_door)
         bad = await other.start(looks_at_the_clock, id="bad")
