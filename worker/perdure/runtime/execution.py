@@ -20,6 +20,8 @@ from perdure.errors import EngineFault, PayloadError
 from perdure.model.events import (
     ActivityAttemptFailed,
     ActivityCancelRequested,
+    ActivityCompleted,
+    ActivityFailed,
     ClosedFromOutside,
     Closing,
     Event,
@@ -56,6 +58,7 @@ _STATES = {
     WorkflowExecutionFailed: RunState.FAILED,
     WorkflowExecutionCancelled: RunState.CANCELLED,
 }
+_VERDICTS = (ActivityCompleted, ActivityFailed, ActivityAttemptFailed)
 _FOLLOWED_UP = frozenset((ActivityAttemptFailed, ActivityCancelRequested))
 
 
@@ -72,6 +75,8 @@ class Execution:
         self._definition = definition
         self._history: Sequence[Turn] = claimed.history
         self._run: Run | None = None
+        self._unplaced = begun is None
+        """Whether activities of earlier turns wait for a place: after a claim, and after a suspension."""
         self._loop = home.turns.loop
         self._incoming: deque[Incoming] = deque()
         self._seen = self._consumed = claimed.mail - len(claimed.inbox)
@@ -79,9 +84,7 @@ class Execution:
         self._local: set[int] = set()
         self._remote: set[int] = set(claimed.tasks)
         self._details = dict(claimed.details)
-        self._agenda: Agenda = []
-        if claimed.deadline is not None:
-            self._agenda.append((claimed.deadline, DEADLINE))
+        self._agenda: Agenda = [] if claimed.deadline is None else [(claimed.deadline, DEADLINE)]
         self._in_flight = False
         self._under_way: tuple[Run, Commit, Sequence[int]]
         self._scheduled = False
@@ -128,6 +131,12 @@ class Execution:
         if not self._in_flight:
             self._settle()
 
+    def stay(self) -> None:
+        """Go on after all, as the suspension is over, with what did not begin meanwhile."""
+        if self.leaving and not self.home.draining:
+            self.leaving, self._unplaced = False, True
+            self._schedule()
+
     def abandon(self) -> None:
         """Drop the run without a word to the store: it is not ours any more."""
         if not self.over:
@@ -150,22 +159,19 @@ class Execution:
             return
         run = self._run
         try:
-            if everything := run is None:
+            if run is None:
                 run = self._run = replay(self._definition, self.info, self._history)
                 run.payload_limit = self.home.payload_limit
                 self._history = ()
                 for handle in run.timers.values():
                     heapq.heappush(self._agenda, (handle.fire_at, handle.seq))
             now = self.home.clock.now()
-            if self._agenda and self._agenda[0][0] <= now:
-                due = self._take_due(run, now)
-                if due and due[0] == (0, DEADLINE):
-                    self._time_out(run, now)
-                    return
-                self._incoming.extend(TimerFired(seq) for _, seq in due)
+            if self._agenda and self._take_due(run, now):
+                self._time_out(run, now)
+                return
             incoming = take(self._incoming)
             decision = run.turn(header(self.home.name, self.home.build, now), incoming)
-            self._commit(run, decision, everything=everything)
+            self._commit(run, decision)
         except EngineFault as fault:
             self._hold(type(fault).__name__.removesuffix("Error"), str(fault))
         except Exception as error:  # whatever it is, the run is held and the worker lives on
@@ -173,20 +179,19 @@ class Execution:
             failure = record(error)
             self._hold("EngineFault", f"{failure.type}: {failure.message}\n{failure.traceback}")
 
-    def _take_due(self, run: Run, now: int) -> list[tuple[int, int]]:
-        """Return the timers that are due, and start the attempts that are; the deadline alone as ``(0, DEADLINE)``."""
-        timers: list[tuple[int, int]] = []
+    def _take_due(self, run: Run, now: int) -> bool:
+        """Let timers fire and attempts start that are due; tell whether the run itself is out of time."""
         while self._agenda and self._agenda[0][0] <= now:
-            entry = heapq.heappop(self._agenda)
-            if entry[1] == DEADLINE:
-                return [(0, DEADLINE)]
-            if entry[1] in run.timers:
-                timers.append(entry)
-            elif entry[1] in run.activities:
-                self._start(run.activities[entry[1]])
-        return timers
+            _, seq = heapq.heappop(self._agenda)
+            if seq == DEADLINE:
+                return True
+            if seq in run.timers:
+                self._incoming.append(TimerFired(seq))
+            elif seq in run.activities:
+                self._start(run.activities[seq])
+        return False
 
-    def _commit(self, run: Run, decision: Decision, *, everything: bool) -> None:
+    def _commit(self, run: Run, decision: Decision) -> None:
         # What was left for the next turn is not consumed; what this one took and is offered again is not wanted then.
         consumed = self._seen if self._seen != self._consumed and not self._incoming else None
         ending: Ending | None = None
@@ -196,7 +201,14 @@ class Execution:
         elif self.leaving and not self._local:
             ending = Release()
         else:
-            placed = place(self.home, run, decision, self._remote, everything=everything)
+            there = self._remote
+            if self._unplaced:
+                # What is under way, or will be again, has its place; what has ended and waits for a turn needs none.
+                news = (*self._incoming, *(decision.turn.events if decision.turn is not None else ()))
+                told = (event.seq for event in news if isinstance(event, _VERDICTS))
+                there = self._remote.union(self._local, (seq for _, seq in self._agenda), told)
+            placed = place(self.home, run, decision, there, everything=self._unplaced)
+            self._unplaced = False
             if placed.tasks:
                 self._remote.update(task.seq for task in placed.tasks)
         add_timers(self._agenda, decision.commands)
@@ -218,8 +230,7 @@ class Execution:
 
     def _submit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
         self._in_flight = True
-        if self._wake is not None:
-            self._cancel_wake()
+        self._cancel_wake()
         self.home.flusher.submit(commit, answered)
 
     # --- after a commit -----------------------------------------------------------
@@ -309,11 +320,10 @@ class Execution:
         """Decide what to wait for, now that nothing is in flight."""
         if self.over or self._in_flight:
             return
-        if self._incoming:
+        if self._incoming or (self._unplaced and not self.leaving):
             self._schedule()
             return
-        if self._wake is not None:
-            self._cancel_wake()
+        self._cancel_wake()
         if self._local and not self._agenda:
             self.home.resting.discard(self.info.run_id)
             return
@@ -338,8 +348,7 @@ class Execution:
         if self.over or self._in_flight or self._incoming or self._local or self._run is None:
             return
         wake_at = self._agenda[0][0] if self._until_next() is not None else None
-        park = Park(mail=self._consumed, wake_at=wake_at, waiting_for=self._run.waiting_for())
-        self._give_up(park)
+        self._give_up(Park(mail=self._consumed, wake_at=wake_at, waiting_for=self._run.waiting_for()))
 
     def _give_up(self, ending: Park | Hold | Release) -> None:
         commit = Commit(run_id=self.info.run_id, ending=ending, claim=self.claim)

@@ -46,7 +46,7 @@ NOWHERE = Placed()
 def place(site: Site, run: Run, decision: Decision, remote: AbstractSet[int], *, everything: bool) -> Placed:
     """Place the activities that ``decision`` scheduled; after a claim (``everything``) all that are pending.
 
-    ``remote`` holds the ``seq`` that have a row in the task table already.
+    ``remote`` holds the ``seq`` that have a row in the task table already, or another place after a claim.
     """
     commands = decision.commands
     if len(commands) == 1 and not everything and not remote:  # nearly all turns: a short way to the same answer

@@ -81,6 +81,7 @@ class Tenure:
         self._unknown: set[RunId] = set()
         self._doubts = 0
         self._forgotten = False
+        self._suspended: set[RunId] = set()
         self._mail = asyncio.Event()
         self._orphans = asyncio.Event()
         self._came_to_rest = asyncio.Event()
@@ -217,8 +218,7 @@ class Tenure:
     def adopt(self, run: ClaimedRun, begun: Begun | None = None) -> None:
         """Go on with a run that is owned here from now on, after its first turn if that has begun.
 
-        Of several claims of a run the last one counts. Who has an earlier one has given the run up and waits for the
-        answer, which is late: it ends first, so that a run is never in two hands here.
+        The last claim of a run counts: who has an earlier one has given the run up, and the answer is late.
         """
         former = self._executions.get(run.info.run_id)
         if self.lost.is_set() or (former is not None and former.claim >= run.claims):
@@ -253,25 +253,21 @@ class Tenure:
 
     def left(self, execution: Execution, ending: Ending | None) -> None:
         """Take note that a run is not owned here any more."""
-        self._executions.pop(execution.info.run_id, None)
-        self.resting.discard(execution.info.run_id)
+        run_id, tally = execution.info.run_id, self.charge.tally
+        self._executions.pop(run_id, None)
+        self.resting.discard(run_id)
         self.unsure()
-        self._count(execution.info.workflow, ending)
         if isinstance(ending, Close):
-            self.charge.audience.closed(execution.info.run_id, ending.outcome)
+            tally.closed[execution.info.workflow][_OUTCOMES[ending.state]] += 1
+            self.charge.audience.closed(run_id, ending.outcome)
         else:
-            self.charge.audience.far(execution.info.run_id)
-        if isinstance(ending, Park) and ending.wake_at is not None:
+            self.charge.audience.far(run_id)
+        if isinstance(ending, Hold):
+            tally.held[ending.reason] = tally.held.get(ending.reason, 0) + 1
+        elif isinstance(ending, Park) and ending.wake_at is not None:
             # A parked run belongs to nobody. Whoever parked it looks again at the right moment; the poll is the floor.
             self._alarm.set((ending.wake_at - self.clock.now()) / MICROSECONDS)
         self.came_to_rest()
-
-    def _count(self, workflow: str, ending: Ending | None) -> None:
-        tally = self.charge.tally
-        if isinstance(ending, Close):
-            tally.closed[workflow][_OUTCOMES[ending.state]] += 1
-        elif isinstance(ending, Hold):
-            tally.held[ending.reason] = tally.held.get(ending.reason, 0) + 1
 
     def came_to_rest(self) -> None:
         """Take note that a run waits or has left."""
@@ -378,6 +374,10 @@ class Tenure:
                     execution = self._executions.get(item.run_id)
                     if execution is not None:
                         execution.receive((item,))
+                suspended = {item.run_id for item in items if item.event is None}
+                for run_id in (self._suspended - suspended) & self._executions.keys():
+                    self._executions[run_id].stay()
+                self._suspended = suspended
             self._went_well(self._inbox_loop)
             if self.flusher.stalled:
                 logger.error("turns could not be written for a reason that nobody foresaw; the worker starts afresh")

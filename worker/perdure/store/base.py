@@ -251,7 +251,7 @@ class Store(Protocol):
 
         Those that were there before came with the claim. A store may leave the last ones to the next look, so that a
         worker has room for what comes. A run that was closed from outside shows once, with its closing event as the
-        last message. A run that is to be suspended shows in every answer until it is let go.
+        last message. A run that is to be suspended shows in every answer until it is let go or resumed.
         """
 
     async def claim_tasks(self, lease: Lease, limit: int, passed_over: Sequence[str] = ()) -> list[ClaimedTask]:

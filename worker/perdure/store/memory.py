@@ -156,10 +156,10 @@ class MemoryStore(MemoryWorkers):
             if run.suspended != suspended:
                 run.suspended = suspended
                 self._changed(run)
-            if not suspended:
-                self.hint(Hint(queues=frozenset({run.queue})))
-            elif run.owner is not None:
+            if run.owner is not None:
                 self.hint(Hint(workers=frozenset({run.owner})))
+            elif not suspended:
+                self.hint(Hint(queues=frozenset({run.queue})))
             return run.id
 
     # What owners do

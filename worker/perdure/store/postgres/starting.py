@@ -90,10 +90,9 @@ async def suspend(
     if not rows:
         return None, NOTHING
     found, owner, queue, changed = rows[0]
-    if suspended:
-        told = frozenset() if owner is None else frozenset({WorkerId(owner)})
-        return RunId(found), Hint(workers=told, changed=changed)
-    return RunId(found), Hint(queues=frozenset({queue}), changed=changed)
+    if owner is not None:
+        return RunId(found), Hint(workers=frozenset({WorkerId(owner)}), changed=changed)
+    return RunId(found), Hint(queues=frozenset() if suspended else frozenset({queue}), changed=changed)
 
 
 def _target(namespace: str, instance: str, run_id: RunId | None) -> dict[str, object]:
