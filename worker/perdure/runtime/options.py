@@ -1,6 +1,6 @@
 """Activity options as JSON, for the worker that carries out somebody else's task.
 
-What lives here: the two directions. What must not: decisions. `execution`
+What lives here: the two directions. What must not: decisions. `placement`
 writes, `tasks` reads.
 """
 

@@ -1,7 +1,7 @@
 """Activities for runs that another process owns: claimed from the task table, answered into the run's inbox.
 
 What lives here: the loop that takes tasks while there are free slots, and the
-batch of answers. What must not: turns. `worker` runs one for each lease.
+batch of answers. What must not: turns. Each `tenure` runs one.
 """
 
 import asyncio

@@ -17,7 +17,6 @@ from perdure.model.events import (
     ActivityCompleted,
     ActivityFailed,
     ActivityScheduled,
-    Failure,
 )
 from perdure.model.failure import rebuild
 from perdure.model.payload import Reader
@@ -42,7 +41,6 @@ class PendingActivity(msgspec.Struct):
     result: Reader
     attempt: int = 1
     retry_at: int = 0
-    last_failure: Failure | None = None
 
 
 class ActivityFuture(RunFuture[Any]):
@@ -113,5 +111,4 @@ def attempt_failed(run: "Run", event: ActivityAttemptFailed) -> bool:
         return False
     pending.attempt = event.attempt + 1
     pending.retry_at = event.retry_at
-    pending.last_failure = event.failure
     return True
