@@ -1,9 +1,17 @@
-"""A worker whose lease goes at a bad moment registers again, and does not end."""
+"""A worker whose lease goes at a bad moment registers again, and ends when it is told to and at no other time."""
+
+from collections.abc import Iterator
 
 import psycopg
+import pytest
 
-from perdure import Client, Worker, workflow
-from tests.support.world import run_async
+from perdure import Client, Limits, Worker, workflow
+from perdure.runtime import lease, tenure, worker
+from perdure.store.postgres import exchange
+from perdure.store.postgres.migrate import migrate
+from perdure.store.postgres.store import PostgresStore
+from tests.support.postgres import EmbeddedServer
+from tests.support.world import eventually, run_async
 
 EXPIRED_AT_BIRTH = """
 CREATE FUNCTION expire_at_birth() RETURNS trigger LANGUAGE plpgsql AS
@@ -26,3 +34,68 @@ async def test_a_worker_that_loses_its_lease_while_it_registers_registers_again(
         assert await (await client.start(short)).result() == "done"
         ((worker, _, _),) = await client.store.workers("default")
         assert worker == 2
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedServer]:
+    """Lend a server that may stand still, to workers that do not wait long for a word when they are to stop."""
+    monkeypatch.setattr(exchange, "CANCEL", 0.2)
+    for waiting in (lease, tenure, worker):
+        monkeypatch.setattr(waiting, "SILENCE", 0.2)
+    server = EmbeddedServer()
+    try:
+        yield server
+    finally:
+        server.thaw()
+        server.stop()
+
+
+def test_a_worker_whose_server_stands_still_knows_when_its_lease_is_over_and_goes_on_with_the_server(
+    server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    dsn = server.create_database()
+    migrate(dsn)
+
+    @run_async
+    async def live_through() -> None:
+        async with Client.connect(dsn) as client, Worker(client, workflows=[short], limits=Limits(lease=1.5)) as frozen:
+            assert await (await client.start(short)).result() == "done"
+            server.freeze()
+
+            async def over() -> bool:
+                return not frozen.ready
+
+            await eventually(over)
+            assert "lost its lease" in caplog.text
+            server.thaw()
+            assert await (await client.start(short)).result() == "done"
+
+    live_through()
+
+
+@pytest.mark.parametrize("when", ["after its lease", "while it renews its lease", "before it renews its lease"])
+def test_a_worker_that_is_stopped_while_its_server_stands_still_ends(
+    server: EmbeddedServer, when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    dsn = server.create_database()
+    migrate(dsn)
+    limits = Limits(lease={"after its lease": 1.5, "while it renews its lease": 6.0}.get(when, 60.0))
+
+    @run_async
+    async def live_through() -> None:
+        store = await PostgresStore.connect(dsn)
+        async with Client.over(store) as client, Worker(client, workflows=[short], limits=limits) as frozen:
+            assert await (await client.start(short)).result() == "done"
+            server.freeze()
+            renewals = store.statements["renew"]
+
+            async def due() -> bool:
+                return "lost its lease" in caplog.text if limits.lease < 6 else store.statements["renew"] > renewals
+
+            if limits.lease < 60:
+                await eventually(due)
+            frozen.stop()
+        assert ("lost its lease" in caplog.text) == (limits.lease < 6)
+        await store.close()
+
+    live_through()

@@ -26,7 +26,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
 
     ``installation`` names the store among all that there are: see `ActivityInfo.idempotency_key`.
     ``server`` tells apart the servers, and the starts of one, that have had the store: another one may lack what was
-    confirmed last.
+    confirmed last. A heartbeat that is not answered within ``length`` seconds comes to nothing.
     """
 
     worker: WorkerId
@@ -34,6 +34,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     namespace: str
     installation: str
     server: int = 0
+    length: float = float("inf")
 
 
 class Known(msgspec.Struct, frozen=True, gc=False):

@@ -21,6 +21,9 @@ from .watchdog import Watchdog
 
 logger = logging.getLogger("perdure.worker")
 
+SILENCE = 5.0
+"""Seconds that a worker that is to stop waits for a word of the store, wherever it waits for one."""
+
 
 class LeaseKeeper:
     """Renews a lease three times within its length until it is lost or stopped.
@@ -42,6 +45,7 @@ class LeaseKeeper:
         self._stopped = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._until = 0.0
+        self._look: asyncio.TimerHandle | None = None
         self._watchdog = Watchdog(limits.turn, limits.lease)
         self._thread = threading.Thread(target=self._renew_until_stopped, name="perdure-lease", daemon=True)
 
@@ -50,13 +54,16 @@ class LeaseKeeper:
         self._watchdog.start()
         await self._loop.run_in_executor(None, self._renew)
         self._thread.start()
+        self._look_at_the_clock()
 
     async def stop(self) -> None:
         """Stop renewing; the lease stays as it is."""
         self._stopped.set()
+        if self._look is not None:
+            self._look.cancel()
         await self._watchdog.stop()
         if self._thread.is_alive():
-            await self._loop.run_in_executor(None, self._thread.join)
+            await self._loop.run_in_executor(None, self._thread.join, SILENCE)
 
     def holds(self) -> bool:
         """Tell whether the lease is in force for sure; when it is not, it is given up.
@@ -68,6 +75,11 @@ class LeaseKeeper:
             return True
         self._tell("lost")
         return False
+
+    def _look_at_the_clock(self) -> None:
+        """Give the lease up when its time is over, whatever the thread waits for then."""
+        if self.holds():
+            self._look = self._loop.call_later(self._until - monotonic(), self._look_at_the_clock)
 
     def _renew(self) -> bool:
         asked_at = monotonic_ns()

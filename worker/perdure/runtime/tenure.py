@@ -30,7 +30,7 @@ from .clock import StoreClock
 from .execution import Execution
 from .flush import Flusher
 from .heartbeats import Heartbeats
-from .lease import LeaseKeeper
+from .lease import SILENCE, LeaseKeeper
 from .relay import Relay
 from .tasks import TaskLoop
 from .turns import TurnQueue
@@ -164,12 +164,13 @@ class Tenure:
         await self._keeper.stop()
         if self._forgotten or not self.lost.is_set():
             try:
-                await self._heartbeats.send()
-                await self.charge.store.resign(self.lease)
+                async with asyncio.timeout(SILENCE):
+                    await self._heartbeats.send()
+                    await self.charge.store.resign(self.lease)
             except LeaseLostError:
                 pass  # then there is nothing left to give back
-            except StoreUnavailableError as error:
-                logger.warning("could not resign; others wait until the lease expires: %s", error)
+            except (StoreUnavailableError, TimeoutError) as error:
+                logger.warning("could not resign; others wait until the lease expires: %s", str(error) or "no answer")
 
     # --- runs that are started in this process --------------------------------------------
 

@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ import msgspec
 
 from perdure.activity import Activity
 from perdure.client import Client
+from perdure.ending import end
 from perdure.errors import DefinitionError, LeaseLostError, StoreUnavailableError
 from perdure.model.hints import Audience, Hint
 from perdure.model.runs import NewRun
@@ -30,6 +31,7 @@ from perdure.workflow import Workflow
 from . import guard
 from .build import build_id as fingerprint
 from .charge import Charge
+from .lease import SILENCE
 from .limits import Limits
 from .tenure import Tenure
 
@@ -148,7 +150,8 @@ class Worker:
         while not self._stopping.is_set():
             tenure = Tenure(charge)
             try:
-                await tenure.start()
+                if not await self._begun(tenure):
+                    return
             except StoreUnavailableError as error:
                 logger.warning("%s", error)
                 self._tally.store_errors += 1
@@ -161,7 +164,7 @@ class Worker:
                 continue
             self._tenure = tenure
             logger.info("worker %s serves %s with build %s", self.name, ", ".join(self._queues), charge.info.build)
-            await self._until_over(tenure)
+            (await self._or_stop(tenure.lost.wait())).cancel()
             if not tenure.lost.is_set():
                 await tenure.drain()
             else:
@@ -170,13 +173,24 @@ class Worker:
             await tenure.end()
             self._tenure = None
 
-    async def _until_over(self, tenure: Tenure) -> None:
-        waits = [asyncio.create_task(event.wait()) for event in (tenure.lost, self._stopping)]
+    async def _begun(self, tenure: Tenure) -> bool:
+        """Start it; False when the worker is stopped meanwhile and the store is silent."""
+        starting = await self._or_stop(tenure.start())
+        await asyncio.wait([starting], timeout=SILENCE)
+        await end([starting])
+        if starting.cancelled():
+            return False
+        starting.result()
+        return True
+
+    async def _or_stop(self, other: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Wait for ``other`` or until the worker is stopped; return the task, which may not be over then."""
+        waits = [asyncio.create_task(other), asyncio.create_task(self._stopping.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for wait in waits:
-                wait.cancel()
+            waits[1].cancel()
+        return waits[0]
 
 
 def _by_name(

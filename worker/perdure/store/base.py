@@ -173,7 +173,8 @@ class Store(Protocol):
     def renew(self, lease: Lease) -> Renewal:
         """Extend the lease and remove workers whose lease expired. Blocks; called from the lease thread.
 
-        Raises `LeaseLostError` when the lease is gone, `StoreUnavailableError` when nobody answers.
+        Raises `LeaseLostError` when the lease is gone, `StoreUnavailableError` when nobody answers
+        before the lease is over.
         """
 
     async def resign(self, lease: Lease) -> None:

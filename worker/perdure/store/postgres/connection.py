@@ -1,12 +1,11 @@
 """A lane: one connection that carries one statement at a time and survives the loss of its server.
 
-What lives here: `Lane` for the event loop and `LeaseLine` for the lease thread. What must not: knowledge of what the
-statements mean. Every statement may be repeated, so a lane repeats it after a lost connection.
+What lives here: `Lane` for the event loop, and what it has in common with the lease thread's `line`. What must not:
+knowledge of what the statements mean. Every statement may be repeated, so a lane repeats it after a lost connection.
 """
 
 import asyncio
 import contextlib
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -49,7 +48,7 @@ _OFF = PipelineStatus.OFF
 _COLLISIONS = (errors.DeadlockDetected, errors.SerializationFailure)
 _SHORT = (errors.DiskFull, errors.OutOfMemory, errors.IoError)
 """The server lacks something just now, and may have it again in a moment."""
-_GONE = (
+GONE = (
     errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleSessionTimeout,
     errors.ReadOnlySqlTransaction,
 )  # fmt: skip
@@ -64,14 +63,15 @@ class Pooler:
         self.present = address.pooler
 
 
-def _settings(address: Address, pooler: Pooler, *, hot: bool) -> tuple[str, int | None]:
+def settings(address: Address, pooler: Pooler, *, hot: bool) -> tuple[str, int | None]:
     """Return the conninfo and the number of uses after which a statement is prepared."""
     if pooler.present:
         return address.conninfo, None
     return address.with_settings(hot=hot), 1
 
 
-def _arguments(query: Query, parameters: Parameters) -> list[Any]:
+def arguments_of(query: Query, parameters: Parameters) -> list[Any]:
+    """Return the parameters in the order of their numbers in the statement."""
     return [parameters[name] for name in query.parameters]
 
 
@@ -81,7 +81,7 @@ def _quiet(connection: psycopg.AsyncConnection[Row]) -> bool:
     return pgconn.transaction_status == _IDLE and pgconn.pipeline_status == _OFF
 
 
-def _translated(error: psycopg.Error, query: Query) -> Exception:
+def translated(error: psycopg.Error, query: Query) -> Exception:
     """Return what a caller should see; errors in data go to the caller as they are."""
     if isinstance(error, psycopg.DataError | psycopg.IntegrityError | errors.ProgramLimitExceeded):
         return error
@@ -126,7 +126,7 @@ class _Passenger:
     @property
     def asked(self) -> Asked:
         """What to run."""
-        return self.query, _arguments(self.query, self.parameters)
+        return self.query, arguments_of(self.query, self.parameters)
 
     def settle(self, rows: list[Row] | None) -> None:
         """Answer, if somebody still waits."""
@@ -190,7 +190,7 @@ class Lane:
                     return await self._run(connection, query, parameters)
                 except psycopg.Error as error:
                     if not await self._lost(error):
-                        raise _translated(error, query) from error
+                        raise translated(error, query) from error
                     patience = patience or Patience(since=began)
                     if not await patience.wait():
                         raise unavailable(self._address, error) from error
@@ -236,13 +236,13 @@ class Lane:
         self._statements[query.name] += 1
         if self._exchange is not None:
             passenger, self._passenger = self._passenger, None
-            asked = query, _arguments(query, parameters)
+            asked = query, arguments_of(query, parameters)
             if passenger is not None and not self._may_go_along(passenger, asked):
                 passenger.settle(None)
                 passenger = None
             return await (self._exchange.run(*asked) if passenger is None else self._run_with(passenger, asked))
         async with psycopg.AsyncRawCursor(connection) as cursor:
-            await cursor.execute(query.statement, _arguments(query, parameters), binary=True)
+            await cursor.execute(query.statement, arguments_of(query, parameters), binary=True)
             return await cursor.fetchall() if cursor.description else []
 
     @property
@@ -260,7 +260,7 @@ class Lane:
             self._statements[passenger.query.name] += 1
             rows, found = await self._exchange.run_together([asked, passenger.asked])
         except psycopg.Error as error:
-            if self._connection.closed or isinstance(error, _GONE):
+            if self._connection.closed or isinstance(error, GONE):
                 passenger.lose()
                 raise
             passenger.settle(None)
@@ -273,7 +273,7 @@ class Lane:
 
     async def _connect(self) -> psycopg.AsyncConnection[Row]:
         await self.close()
-        conninfo, threshold = _settings(self._address, self._pooler, hot=self._hot)
+        conninfo, threshold = settings(self._address, self._pooler, hot=self._hot)
         try:
             connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True, prepare_threshold=threshold)
         except psycopg.OperationalError as error:
@@ -296,13 +296,13 @@ class Lane:
             return True
         connection = self._connection
         if connection is not None and not connection.closed:
-            if not isinstance(error, _GONE):
+            if not isinstance(error, GONE):
                 return False
             if self._pooler.present and isinstance(error, errors.ReadOnlySqlTransaction):
                 with contextlib.suppress(psycopg.Error):  # it ends the connection before it answers
                     await connection.execute(QUERIES["dismiss"].statement)
         await self.close()
-        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, *_GONE))
+        return isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError, *GONE))
 
 
 class Lanes:
@@ -323,73 +323,3 @@ class Lanes:
                 if lane.at_hand:
                     return lane
         return self._own
-
-
-class LeaseLine:
-    """The connection of the lease thread: blocking, and quick to say that nobody answers."""
-
-    def __init__(self, address: Address, pooler: Pooler, statements: Counter[str]) -> None:
-        self._address = address
-        self._pooler = pooler
-        self._statements = statements
-        self._lock = threading.Lock()
-        self._connection: psycopg.Connection[Row] | None = None
-        self.unanswered = False
-        """Whether a statement since the last look may have been carried out without an answer."""
-
-    def fetch(self, name: str, parameters: Parameters) -> list[Row]:
-        """Run the query; on a lost connection once more on a new one, then raise `StoreUnavailableError`."""
-        query = QUERIES[name]
-        with self._lock:
-            kept = self._connection is not None
-            try:
-                try:
-                    return self._run(query, parameters)
-                except psycopg.OperationalError:
-                    self.unanswered = True
-                    if not kept or (self._connection is not None and not self._connection.closed):
-                        raise
-                    return self._run(query, parameters)
-            except (psycopg.OperationalError, *_GONE) as error:
-                if self._pooler.present and isinstance(error, errors.ReadOnlySqlTransaction):
-                    self._dismiss()
-                self._drop()
-                raise unavailable(self._address, error) from error
-            except psycopg.Error as error:
-                raise _translated(error, query) from error
-
-    def close(self) -> None:
-        """Close the connection."""
-        with self._lock:
-            self._drop()
-
-    def _run(self, query: Query, parameters: Parameters) -> list[Row]:
-        if self._connection is None or self._connection.closed:
-            self._connection = self._open()
-        self._statements[query.name] += 1
-        with psycopg.RawCursor(self._connection) as cursor:
-            cursor.execute(query.statement, _arguments(query, parameters), binary=True)
-            return cursor.fetchall()
-
-    def _open(self) -> psycopg.Connection[Row]:
-        conninfo, threshold = _settings(self._address, self._pooler, hot=True)
-        try:
-            connection = psycopg.connect(conninfo, autocommit=True, prepare_threshold=threshold)
-        except psycopg.OperationalError as error:
-            if self._pooler.present or not refuses_options(error):
-                raise
-            self._pooler.present = True
-            return self._open()
-        arrays.register(connection)
-        return connection
-
-    def _dismiss(self) -> None:
-        if self._connection is not None:
-            with contextlib.suppress(psycopg.Error):
-                self._connection.execute(QUERIES["dismiss"].statement)
-
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(psycopg.Error):
-                connection.close()

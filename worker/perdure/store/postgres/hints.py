@@ -37,6 +37,9 @@ SHARE = 0.2
 """Least seconds between two NOTIFYs, and the most of its time that a process sends them: each takes a lock that all
 databases of the server share, and takes longer when others want it too."""
 
+AT_ONCE = 1.0
+"""Seconds that hints may take that are still to be sent at the end."""
+
 _NO_RIDE: AbstractContextManager[None] = contextlib.nullcontext()
 
 
@@ -122,8 +125,9 @@ class Hints:
     async def close(self) -> None:
         """Send what waits, if that goes at once."""
         if self._task is not None:
-            with contextlib.suppress(StoreError):
-                await self._task
+            with contextlib.suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(AT_ONCE):
+                    await self._task
         await self._fleets.close()
 
     async def _send_all(self) -> None:

@@ -20,7 +20,8 @@ from perdure.store.base import (
     UNKNOWN_WORKFLOW_MESSAGE,
 )
 from perdure.store.postgres.arrays import boolean, int8, int8s, text, texts
-from perdure.store.postgres.connection import Lane, LeaseLine
+from perdure.store.postgres.connection import Lane
+from perdure.store.postgres.line import LeaseLine
 
 NOBODY: dict[str, object] = {"worker": None, "epoch": None}
 """The fence parameters of a caller that has no lease."""
@@ -59,12 +60,12 @@ async def register(lane: Lane, info: WorkerInfo) -> Lease:
             "or where that is lost insert 12 random hexadecimal digits, then start the workers again"
         )
         raise SchemaVersionError(message)
-    return Lease(WorkerId(worker), epoch, info.namespace, installation, server)
+    return Lease(WorkerId(worker), epoch, info.namespace, installation, server, info.lease)
 
 
 def renew(line: LeaseLine, lease: Lease) -> Renewal:
     """Extend the lease and forget workers whose lease expired."""
-    rows = line.fetch("renew", fence(lease))
+    rows = line.fetch("renew", fence(lease), lease.length)
     if not rows:
         raise lost(lease)
     now, reaped, server = rows[0]

@@ -33,9 +33,10 @@ from perdure.store.base import TOO_LARGE, UNREADABLE, Taker
 from perdure.store.postgres import flushing, leasing, owning, rows, starting, tasking
 from perdure.store.postgres.address import Address, check_settings
 from perdure.store.postgres.births import Births
-from perdure.store.postgres.connection import Lane, Lanes, LeaseLine, Patience, Pooler
+from perdure.store.postgres.connection import Lane, Lanes, Patience, Pooler
 from perdure.store.postgres.deliveries import Deliveries
 from perdure.store.postgres.hints import Hints
+from perdure.store.postgres.line import LeaseLine
 from perdure.store.postgres.migrate import check_version
 from perdure.store.postgres.reads import PostgresReads
 from perdure.store.postgres.sealing import Seal
