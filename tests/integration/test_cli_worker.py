@@ -151,6 +151,61 @@ def test_processes_die_with_the_one_that_started_them(cli: Cli) -> None:
         eventually(lambda: all(has_ended(pid) for pid in pids), "the end of the children")
 
 
+STUCK = """
+import asyncio, os, pathlib, time
+from perdure import activity, workflow
+
+def begin() -> None:
+    pathlib.Path(os.environ["PERDURE_SAMPLES"], "began").touch()
+
+@activity.define
+def blocks() -> None:
+    begin()
+    time.sleep(3600)
+
+@activity.define
+async def waits_for_a_thread() -> None:
+    begin()
+    await asyncio.to_thread(time.sleep, 3600)
+
+@activity.define
+async def ignores() -> None:
+    begin()
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+@workflow.define
+async def stuck(name: str) -> None:
+    await workflow.execute_activity(name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "named"),
+    [
+        ("blocks", "1", "activity stuck-1/1 blocks"),
+        ("blocks", "2", "activity stuck-1/1 blocks"),
+        ("waits_for_a_thread", "1", "threads that activities have begun"),
+        ("ignores", "1", "activity stuck-1/1 ignores"),
+    ],
+)
+def test_a_worker_ends_after_its_drain_time_and_names_what_it_cuts_off(
+    cli: Cli, name: str, processes: str, named: str
+) -> None:
+    (cli.folder / "sticky.py").write_text(STUCK)
+    with cli.worker("--drain", "0.1", "--processes", processes, modules=[str(cli.folder / "sticky.py")]) as worker:
+        worker.until_it_serves(int(processes))
+        cli.out("start", "stuck", json.dumps(name), "--id", "stuck-1")
+        eventually((cli.folder / "began").exists, "the activity to begin")
+        worker.send(signal.SIGTERM)
+        assert worker.exit_code() == 0
+        assert "has stopped and given everything back" in worker.text()
+        assert f"cut off in the middle: {named}" in worker.text()
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 @pytest.mark.parametrize(
     ("module", "complaint"),

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
@@ -19,6 +20,7 @@ from typing import Any
 from perdure.cli import modules
 from perdure.client import Client
 from perdure.errors import StoreError, StoreUnavailableError
+from perdure.runtime.attempts import TITLE
 from perdure.runtime.health import Health, HealthServer, Pulse
 from perdure.runtime.limits import Limits
 from perdure.runtime.worker import Worker
@@ -30,6 +32,8 @@ logger = logging.getLogger("perdure.worker")
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 10.0
 """Seconds between two tries to reach a database that does not answer when the process starts."""
+LEAVE = 2.0
+"""Seconds that what goes on may take when everything was given back, before the process ends all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +104,13 @@ class WorkerProcess:
             logger.info("health endpoints: %s/livez, /readyz and /metrics", health.url)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self._serve(definitions))
+            ending = threading.Timer(LEAVE, self._leave)
+            ending.daemon = True
+            ending.start()
+        for thread in threading.enumerate():
+            if thread.name.startswith(TITLE):
+                thread.join()
+        ending.cancel()
 
     async def _serve(self, definitions: modules.Definitions) -> None:
         self._loop = asyncio.get_running_loop()
@@ -188,6 +199,19 @@ class WorkerProcess:
         if self._worker is not None:
             logger.info("stopping: attempts under way may go on for %g s", self._service.limits.drain)
             self._worker.stop()
+
+    def _leave(self) -> None:
+        """End the process whatever goes on: a thread cannot be interrupted, and others may be doing its work again."""
+        names = {thread.name for thread in threading.enumerate()}
+        names.update(task.get_name() for task in asyncio.all_tasks(self._loop))
+        left = ", ".join(sorted(name for name in names if name.startswith(TITLE)))
+        message = "the drain time is over and the process ends; cut off in the middle: %s"
+        logger.warning(message, left or "threads that activities have begun")
+        try:
+            logging.shutdown()
+            sys.stdout.flush()
+        finally:
+            os._exit(0)
 
     def _not_ready(self) -> str:
         if self._stop.wanted:

@@ -8,6 +8,7 @@ handed. `execution` (for its own run) and `tasks` (for others') call it.
 import asyncio
 import contextvars
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +92,8 @@ def judge(job: Job, error: BaseException, details: bytes | None = None) -> Verdi
 
 BACKLOG = 2
 """Attempts that may wait for a slot of this process, for each slot."""
+TITLE = "activity "
+"""How the names of the tasks and threads begin that make attempts."""
 CLEANUP = 5.0
 """Seconds that an attempt on the event loop may take to end when it was cancelled, before it is left to itself."""
 
@@ -158,8 +161,8 @@ class Attempt(msgspec.Struct, eq=False):
 
     @property
     def title(self) -> str:
-        """What the task is called in which the attempt waits."""
-        return f"activity {self._job.workflow_id}/{self._job.seq} {self._job.name}"
+        """What the task is called in which the attempt waits, or the thread that makes it."""
+        return f"{TITLE}{self._job.workflow_id}/{self._job.seq} {self._job.name}"
 
     def start(self) -> None:
         """Begin; called with a slot in hand."""
@@ -228,10 +231,14 @@ class Attempt(msgspec.Struct, eq=False):
             self._report_result(result)
 
     def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        thread = threading.current_thread()
+        name, thread.name = thread.name, self.title  # whoever looks for what keeps the process from ending finds it
         try:
             return self._activity.function(*args, **kwargs) if self._owner.may_begin() else _NOT_BEGUN
         except BaseException as error:  # noqa: BLE001  # whatever an activity raises is its failure
             return _Raised(error)
+        finally:
+            thread.name = name
 
     def _leave_thread(self) -> None:
         self._slots.leave()
