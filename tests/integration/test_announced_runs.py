@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -66,6 +68,18 @@ async def shows() -> str:
     return str(await step(1))
 
 
+@workflow.define
+async def greets(status: bool) -> str:
+    people = ["Ada"]
+    workflow.logger.info("hello %s", people)
+    people.append("Grace")
+    if status:
+        workflow.set_status("greeting")
+    await step(1)
+    workflow.logger.info("bye %s", people)
+    return "done"
+
+
 word = workflow.signal("word", str)
 
 
@@ -95,7 +109,7 @@ async def echo(text: str) -> str:
     return text
 
 
-WORKFLOWS: list[Workflow[..., Any]] = [sequence, waits, answers, sleeps, shows, listens, breaks, spins, sends]
+WORKFLOWS: list[Workflow[..., Any]] = [sequence, waits, answers, sleeps, shows, greets, listens, breaks, spins, sends]
 ACTIVITIES: list[activity.Activity[..., Any]] = [step, wait_for_the_gate, echo]
 
 
@@ -241,3 +255,22 @@ async def test_a_workflow_that_nobody_knows_is_held(migrated: str) -> None:
         handle = await on.client.start("unheard-of")
         assert (await until_held(handle)).hold_reason == "UnknownWorkflow"
         assert on.sent("claim_announced") == 0
+
+
+@pytest.mark.parametrize("status", [False, True], ids=["recorded as it was taken", "taken again by its owner"])
+@run_async
+async def test_workflow_code_says_everything_once(
+    migrated: str, status: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "perdure.workflow")
+    async with (
+        bench(migrated) as on,
+        Client.connect(migrated) as another,
+        Worker(another, workflows=WORKFLOWS, activities=ACTIVITIES),
+    ):
+        expected = []
+        for _ in range(10):
+            handle = await on.client.start(greets, status)
+            assert await handle.result() == "done"
+            expected += [f"[{handle.id}] hello ['Ada']", f"[{handle.id}] bye ['Ada', 'Grace']"]
+    assert re.findall(r"\[\w+\] (?:hello|bye) .*", caplog.text) == expected

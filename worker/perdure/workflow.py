@@ -164,9 +164,11 @@ def side_effect(function: Callable[[], T], result_type: Any = Any) -> T:
     """Call ``function`` once, record what it returns, and return the recorded value ever after.
 
     For values that are cheap to get and may differ next time: a configuration
-    flag, a host name. What takes time belongs in an activity. An exception is
-    recorded too, and raised as `ApplicationError` ever after; the function may
-    not ask the workflow for anything (activities, random numbers, messages).
+    flag, a host name. What takes time belongs in an activity, and so does what
+    changes anything: a turn that could not be recorded is taken again, and
+    calls ``function`` again. An exception is recorded too, and raised as
+    `ApplicationError` ever after; the function may not ask the workflow for
+    anything (activities, random numbers, messages).
     """
     return cast("T", record_side_effect(_run("side_effect()"), function, Reader(result_type)))
 
@@ -268,5 +270,16 @@ class _RunLogger(logging.LoggerAdapter[logging.Logger]):
         return f"[{identity.id}] {msg}", kwargs
 
 
+def _say_or_keep(record: logging.LogRecord) -> bool:
+    """Keep what a turn logs that is not recorded yet and may be dropped: it would be said again by the next owner."""
+    run = current()
+    if run is None or run.unsaid is None:
+        return True
+    record.msg, record.args = record.getMessage(), ()  # what it speaks of may change
+    run.unsaid.append(record)
+    return False
+
+
 logger = _RunLogger(logging.getLogger("perdure.workflow"), {})
 """The logger for workflow code."""
+logger.logger.addFilter(_say_or_keep)

@@ -93,6 +93,8 @@ class Run:
         self.message_ids: set[str] = set()
         self.streams: dict[str, random.Random] = {}
         self.visible: Visible | None = None
+        self.unsaid: list[Any] | None = None
+        """Where a turn that may be dropped leaves what it logs."""
         self.payload_limit = LIMIT
         self.fault: EngineFault | None = None
         self.tearing_down = False

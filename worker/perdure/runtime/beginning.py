@@ -22,6 +22,7 @@ from perdure.model.runs import UNBORN, ClaimedRun, NewRun, RunInfo
 from perdure.store import records
 from perdure.store.base import MOST_OF_A_TURN
 from perdure.telemetry.logs import about
+from perdure.workflow import logger as code
 
 from .flush import Flusher
 from .placement import Placed, Site, place
@@ -46,6 +47,12 @@ class Begun(msgspec.Struct, frozen=True):
     decision: Decision
     placed: Placed
 
+    def speak(self) -> None:
+        """Log what the code has logged, now that the turn is recorded."""
+        unsaid, self.run.unsaid = self.run.unsaid, None
+        for entry in unsaid or ():
+            code.logger.handle(entry)
+
 
 class Beginning:
     """A run that the worker would take. Made with the first turn already taken, if that is all there is to do."""
@@ -67,6 +74,8 @@ class Beginning:
     def took(self, run: ClaimedRun) -> None:
         """Own the run from now on."""
         self._flusher.starting -= self._begun is not None
+        if self._begun is not None:
+            self._begun.speak()
         self._adopt(run, self._begun)
 
     def dropped(self) -> None:
@@ -93,6 +102,7 @@ def _take(
     try:
         run = replay(definition, info, history)
         run.payload_limit = host.payload_limit
+        run.unsaid = []
         decision = run.turn(header(host.name, host.build, host.clock.now()), incoming)
         placed = place(host, run, decision, frozenset(), everything=False)
         if _is_all(host, decision, placed):

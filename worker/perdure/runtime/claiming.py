@@ -170,6 +170,7 @@ class ClaimLoop:
                 begun.run.evict()
         if answer is ClaimAnswer.TAKEN:
             home.charge.tally.claims += 1
+            begun.speak()
             home.adopt(run, begun)
         return answer is not ClaimAnswer.UNSURE
 
