@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from perdure.model.events import Failure, SignalReceived
-from perdure.model.runs import Committed, NewTask, Park, RunId, TaskDone, TaskRetry
+from perdure.model.runs import Committed, NewTask, Park, RunId, RunState, TaskDone, TaskRetry
 from perdure.model.workers import Lease
 from perdure.store.base import CommitRefusedError
 from tests.support.stores import (
@@ -135,6 +135,25 @@ async def test_a_flush_is_cut_at_500_commits_and_at_a_megabyte(stage: PostgresSt
     bill = Bill(stage)
     await stage.store.flush(lease, [commit(RunId(10**6 + number), turn(1, *[large] * 20)) for number in range(3)])
     assert bill == {"turn_one": 3, "flush": 3, "unrecorded": 3}
+
+
+@behaviour
+async def test_of_a_long_backlog_only_the_ends_are_looked_at_for_what_nobody_knows(stage: PostgresStage) -> None:
+    await stage.worker("alive", workflows=("other",))
+    lease = await stage.worker()
+    await stage.execute(
+        "INSERT INTO perdure.run (id, namespace, instance, workflow, queue) "
+        f"SELECT nextval('perdure.run_id'), '{NAMESPACE}', 'i-' || n, "
+        "CASE WHEN n IN (1, 1500, 3000) THEN 'strange' ELSE 'other' END, 'default' FROM generate_series(1, 3000) n"
+    )
+    assert await stage.store.hold_unknown(lease) == 2
+    assert [(await stage.summary(f"i-{n}")).state for n in (1, 1500, 3000)] == [
+        RunState.HELD,
+        RunState.READY,
+        RunState.HELD,
+    ]
+    await stage.execute("DELETE FROM perdure.run WHERE workflow = 'other' AND instance < 'i-2'")
+    assert await stage.store.hold_unknown(lease) == 1
 
 
 @behaviour

@@ -199,7 +199,8 @@ class Store(Protocol):
         """Hold ready runs of this worker's queues whose workflow no worker of the namespace, queue and build knows.
 
         Their reason is `UNKNOWN_WORKFLOW`, or `ABSENT_BUILD` for those that only one build may take, so that `recover`
-        frees them once there is such a worker. Suspended runs are left alone. Returns how many.
+        frees them once there is such a worker. Suspended runs are left alone. A store need not look at all that wait at
+        once: at those that would be claimed first, and at the newest. Returns how many.
         """
 
     async def resume(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunId | None:

@@ -168,26 +168,47 @@ FROM perdure.worker w CROSS JOIN unnest(w.queues) AS q (queue)
 WHERE w.expires_at > clock_timestamp();
 
 -- name: hold_unknown
--- Only runs that stay ready although this worker looked for work are read, and no more than a thousand of a queue.
+-- No index tells which workflows wait, so of each queue a thousand runs are read from either end: those that would be
+-- claimed first, where what nobody takes comes to stand, and those that came last. What is in the midst of a backlog of
+-- others is found when they have gone.
 WITH me AS MATERIALIZED (
-    SELECT namespace, build, queues, workflows FROM perdure.worker
+    SELECT namespace, queues FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
-), strange AS MATERIALIZED (
-    SELECT found.id
+), waiting AS MATERIALIZED (
+    SELECT found.*, q.queue, me.namespace
     FROM me CROSS JOIN unnest(me.queues) AS q (queue) CROSS JOIN LATERAL (
-        SELECT r.id, r.workflow, r.build FROM perdure.run r
-        WHERE r.namespace = me.namespace AND r.queue = q.queue AND r.state = 0 AND NOT r.suspended
-          AND (r.workflow <> ALL (me.workflows) OR r.build <> me.build)
-        ORDER BY r.priority DESC, r.id
-        LIMIT 1000
-        FOR NO KEY UPDATE SKIP LOCKED
+        (
+            SELECT id, workflow, build FROM perdure.run
+            WHERE namespace = me.namespace AND queue = q.queue AND state = 0 AND NOT suspended
+            ORDER BY priority DESC, id
+            LIMIT 1000
+        )
+        UNION ALL
+        (
+            SELECT id, workflow, build FROM perdure.run
+            WHERE namespace = me.namespace AND queue = q.queue AND state = 0 AND NOT suspended
+            ORDER BY priority, id DESC
+            LIMIT 1000
+        )
     ) found
+), unknown AS MATERIALIZED (
+    SELECT kind.* FROM (SELECT DISTINCT namespace, queue, workflow, build FROM waiting) kind
     WHERE NOT EXISTS (
         SELECT FROM perdure.worker w
-        WHERE w.namespace = me.namespace AND w.expires_at > clock_timestamp()
-          AND q.queue = ANY (w.queues) AND found.workflow = ANY (w.workflows)
-          AND (found.build IS NULL OR found.build = w.build)
+        WHERE w.namespace = kind.namespace AND w.expires_at > clock_timestamp()
+          AND kind.queue = ANY (w.queues) AND kind.workflow = ANY (w.workflows)
+          AND (kind.build IS NULL OR kind.build = w.build)
     )
+), strange AS MATERIALIZED (
+    SELECT r.id
+    FROM (
+        SELECT DISTINCT w.id FROM waiting w JOIN unknown u USING (queue, workflow)
+        WHERE w.build IS NOT DISTINCT FROM u.build
+        ORDER BY w.id
+    ) s CROSS JOIN LATERAL (
+        SELECT id FROM perdure.run WHERE id = s.id AND (state = 0 AND NOT suspended) IS TRUE
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) r
 ), held AS (
     UPDATE perdure.run r
     SET state = 3, hold_reason = CASE WHEN r.build IS NULL THEN :unknown::text ELSE :absent::text END,
