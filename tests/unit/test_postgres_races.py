@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
+from perdure.model import codec
 from perdure.model.runs import Close, Committed, Heartbeat, NewTask, Park, Release, RunState, TaskDone, Visible
 from perdure.store.postgres import PostgresStore, migrate
 from tests.support.stores import (
@@ -251,6 +252,35 @@ async def test_a_termination_that_waited_for_a_claim_tells_the_new_owner(stage: 
     assert await termination == run_id
     (item,) = await stage.store.inbox(lease)
     assert type(item.event).__name__ == "WorkflowExecutionTerminated"
+
+
+@pytest.mark.parametrize("owned", [False, True])
+def test_a_termination_that_waited_for_a_message_leaves_nothing_to_read_but_its_own(
+    stage: GatedStage, owned: bool
+) -> None:
+    @behaviour
+    async def terminate_late(stage: GatedStage) -> None:
+        lease = await stage.worker()
+        run_id = await stage.owned(lease) if owned else (await stage.start()).run_id
+        await stage.store.deliver(NAMESPACE, "order-1", signal("before"))
+        async with stage.aside() as beside:
+            # What a delivery does that has not been committed yet.
+            await beside.execute("UPDATE perdure.run SET mail = mail + 2 WHERE id = %s", [run_id])
+            for number in (2, 3):
+                row = [run_id, number, lease.worker if owned else None, codec.encode_message(signal("between"))]
+                await beside.execute("INSERT INTO perdure.inbox VALUES (%s, %s, %s, %s)", row)
+            termination = asyncio.create_task(stage.store.terminate(NAMESPACE, "order-1", "enough"))
+            await stage.stopped()
+            await beside.commit()
+        assert await termination == run_id
+        left = await stage.execute("SELECT number FROM perdure.inbox")
+        assert left == ([(4,)] if owned else [])
+        told = [type(item.event).__name__ for item in await stage.store.inbox(lease)]
+        assert told == (["WorkflowExecutionTerminated"] if owned else [])
+        await stage.store.inbox(lease)
+        assert await stage.execute("SELECT number FROM perdure.inbox") == []
+
+    terminate_late(stage)
 
 
 @behaviour

@@ -205,7 +205,7 @@ class Inbox:
 
 
 async def forget(lane: Lane, seen: Sequence[tuple[RunId, int]]) -> None:
-    """Remove the last messages of closed runs."""
+    """Remove messages of closed runs that nobody will read (again)."""
     await lane.fetch(
         "forget",
         {"runs": int8s([run_id for run_id, _ in seen]), "numbers": int4s([number for _, number in seen])},

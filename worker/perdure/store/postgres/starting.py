@@ -15,6 +15,7 @@ from perdure.model.runs import RunId, WorkerId
 from perdure.store import records
 from perdure.store.postgres.arrays import Bytea, boolean, int8, text
 from perdure.store.postgres.connection import AnswerLostError, Lane, Parameters, Patience, Row, look_first
+from perdure.store.postgres.owning import forget
 
 _encoder = msgspec.json.Encoder()
 
@@ -57,7 +58,9 @@ async def terminate(
             rows = await lane.fetch("terminated", parameters)
     if not rows:
         return None, NOTHING
-    closed, owner, changed = rows[0][:3]
+    closed, owner, changed, mail, seen = rows[0][:5]
+    if mail > seen:
+        await forget(lane, [(RunId(closed), number) for number in range(seen + 1, mail + 1)])
     workers = frozenset() if owner is None else frozenset({WorkerId(owner)})
     return RunId(closed), Hint(workers=workers, closed=frozenset({RunId(closed)}), changed=changed)
 

@@ -404,7 +404,7 @@ WHERE w.id = :worker::bigint AND w.epoch = :epoch::bigint AND w.expires_at > clo
 ORDER BY i.run_id, i.number;
 
 -- name: forget
--- The last messages of closed runs, once their owner has seen them.
+-- The last messages of closed runs, once their owner has seen them or if they never had one.
 DELETE FROM perdure.inbox i
 USING unnest(:runs::bigint[], :numbers::integer[]) AS seen (run_id, number)
 WHERE i.run_id = ANY (ARRAY[seen.run_id]) AND i.number = seen.number;

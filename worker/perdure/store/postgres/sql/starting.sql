@@ -196,7 +196,9 @@ CROSS JOIN LATERAL (
 
 -- name: terminate
 -- Locks the row first: its owner and mail must be the ones that the lock protects. A turn that the owner flushes
--- meanwhile takes the same place in the history; then the statement fails as a whole and the caller repeats.
+-- meanwhile takes the same place in the history; then the statement fails as a whole and the caller repeats. A message
+-- that comes meanwhile is not seen by the snapshot, and left: then the mail has another number there than the row that
+-- is locked, and the caller removes what came between.
 WITH target AS MATERIALIZED (
     SELECT id, owner, mail, key, beats FROM perdure.run
     WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL
@@ -238,11 +240,13 @@ WITH target AS MATERIALIZED (
 ), changed AS (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM target WHERE key IS NOT NULL
 )
-SELECT id, owner, key IS NOT NULL, CASE WHEN beats THEN perdure.silence(ARRAY[id]) END FROM target;
+SELECT id, owner, key IS NOT NULL, mail, (SELECT mail FROM perdure.run r WHERE r.id = target.id),
+       CASE WHEN beats THEN perdure.silence(ARRAY[id]) END
+FROM target;
 
 -- name: terminated
 -- The outcome has the id of the request, so that it is the run which an earlier try of the same request has closed.
-SELECT id, NULL::bigint, key IS NOT NULL FROM perdure.run
+SELECT id, NULL::bigint, key IS NOT NULL, mail, mail FROM perdure.run
 WHERE namespace = :namespace::text AND instance = :instance::text AND hashtext(instance) = hashtext(:instance::text)
   AND closed_at IS NOT NULL AND state = 13 AND outcome = :outcome::bytea
 ORDER BY id DESC
