@@ -235,12 +235,14 @@ SELECT (SELECT count(*) FROM closed), EXISTS (SELECT FROM changed),
 FROM fence;
 
 -- name: flush
--- Many runs, one commit. The order that keeps it free of deadlocks: the worker's row, the rows of runs that change (by
+-- Many runs, one commit. The order that keeps it from deadlocks: the worker's row, the rows of runs that change (by
 -- their numbers, as the caller sorts them), their turns, everything else. A run that closes is not locked before its row
--- changes: nothing depends on its mail any more, and the record of a lock is as long as that of a turn. A turn that is
--- there already takes nothing else of its commit with it. ON CONFLICT would find it too, but write a confirmation for
--- every turn; a turn that appears between the look and the insert (somebody terminates the run) makes the statement fail
--- as a whole, and the caller repeats it.
+-- changes: nothing depends on its mail any more, and the record of a lock is as long as that of a turn. So it may come
+-- out of order, and wait for a delivery that has locked it and waits for another run of this batch: the server finds out
+-- after a second, ends one of the two, and its lane repeats it.
+-- A turn that is there already takes nothing else of its commit with it. ON CONFLICT would find it too, but write a
+-- confirmation for every turn; a turn that appears between the look and the insert (somebody terminates the run) makes
+-- the statement fail as a whole, and the caller repeats it.
 -- Nothing is carried out on a server that was started at another moment than the caller knows (see "remembers").
 -- Whoever gives a run up says which claim is meant. Repeated after a lost answer, the same words could take the run from
 -- the worker's next claim, which would go on without owning it.

@@ -139,7 +139,7 @@ WHERE h.events = a.turn OR position(a.event IN h.events) > 0;
 
 -- name: deliver
 -- Messages for open runs, numbered by them, those for one run in the order given. Several runs are locked in the order
--- in which everybody locks runs; one alone needs no lock before its change.
+-- in which everybody locks runs (see "flush" for the exception); one alone needs no lock before its change.
 WITH found AS MATERIALIZED (
     SELECT r.id, bool_or(a.cancel = 1) AS cancel, array_agg(a.body ORDER BY a.place) AS bodies, array_agg(a.place) AS places
     FROM unnest(:namespaces::text[], :instances::text[], :runs::bigint[], :cancels::integer[], :bodies::bytea[])
