@@ -133,7 +133,7 @@ class UnreadableHistoryError(EngineFault):
 
 
 class UnknownWorkflowError(EngineFault):
-    """No workflow of this name is registered on the worker that claimed the run."""
+    """The run is one of another workflow than the code that was to replay it: claims take known workflows only."""
 
 
 class RequestError(PerdureError):
