@@ -237,7 +237,9 @@ def _called(text: bytes) -> str:
 
     All that listen have one name: which channels they are for depends on the numbers of workers.
     """
-    return NAMES.get(text) or ("LISTEN" if text.startswith(b"LISTEN ") else " ".join(text.decode().split())[:60])
+    return NAMES.get(text) or (
+        "LISTEN" if text.startswith((b"LISTEN ", b"UNLISTEN ")) else " ".join(text.decode().split())[:60]
+    )
 
 
 async def _arriving(reader: asyncio.StreamReader) -> AsyncIterator[list[tuple[bytes, bytes]]]:

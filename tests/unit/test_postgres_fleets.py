@@ -169,6 +169,33 @@ async def test_workers_of_this_process_are_told_without_the_database(stage: Post
 
 
 @behaviour
+async def test_nobody_listens_for_workers_of_this_process_that_are_no_more(stage: PostgresStage) -> None:
+    """A process that loses its lease again and again would listen to more channels each time."""
+    async with crowd(stage) as on:
+        (first,) = await on.join(1)
+        store, said = (
+            on.stores[first],
+            "datname = current_database() AND query LIKE 'UNLISTEN perdure_worker_%%'",
+        )
+        for _ in range(2):
+            latest = await store.register(worker_info("again"))
+        await stage.execute("DELETE FROM perdure.worker WHERE id <> %s", latest.worker)
+        store._hints._fleets._known_at = -FRESH
+        store.hint(Hint(queues=frozenset({"default"})))
+        ((query,),) = await eventually(lambda: stage.execute(f"SELECT query FROM pg_stat_activity WHERE {said}"))
+        assert query.count("UNLISTEN") == 2
+        assert f"_{latest.worker};" not in f"{query};"
+        assert store._hints._fleets.own == {latest.worker}
+        on._heard[first].clear()
+        on.sender.hint(Hint(workers=frozenset({latest.worker})))
+
+        async def told() -> bool:
+            return any(latest.worker in hint.workers for hint in on._heard[first])
+
+        await eventually(told)
+
+
+@behaviour
 async def test_who_sends_hints_looks_for_workers_now_and_then(stage: PostgresStage) -> None:
     began_at = monotonic()
     for number in range(100):

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import pytest
 
 from perdure import watcher
+from perdure.client import Hints
 from perdure.errors import WorkflowNotFoundError
-from perdure.model.hints import Hint
+from perdure.model.hints import Audience, Hint
 from perdure.model.runs import Ended, RunId
 from perdure.store.memory import MemoryStore
 from perdure.watcher import Watcher
@@ -42,6 +43,27 @@ async def test_a_run_that_was_open_long_ago_is_looked_for_at_once(monkeypatch: p
     await watching.stop()
     with pytest.raises(asyncio.CancelledError):
         await recently
+
+
+@run_async
+async def test_who_takes_a_hint_with_a_bug_makes_its_process_deaf_for_a_while_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = MemoryStore()
+    hints, heard = Hints(store), asyncio.Event()
+
+    def take(hint: Hint) -> None:
+        heard.set()
+        raise RuntimeError(f"a bug met by {hint}")
+
+    hints.add(take, Audience.CLIENTS)
+    while not heard.is_set():
+        store.hint(Hint(closed=frozenset({RunId(1)})))
+        await asyncio.sleep(0)
+    while not hints.deaf:  # noqa: ASYNC110  # nobody tells
+        await asyncio.sleep(0)
+    assert "RuntimeError: a bug met by Hint" in caplog.text
+    await hints.stop()
 
 
 @run_async

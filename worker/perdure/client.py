@@ -198,13 +198,15 @@ class Hints:
 
     async def _listen(self) -> None:
         while True:
+            self.deaf = False
             try:
-                self.deaf = False
                 async for hint in self._store.listen():
                     self.dispatch(hint)
             except StoreError as error:
-                self.deaf = True
                 logger.info("cannot listen for hints, polling instead: %s", error)
+            except Exception:
+                logger.exception("hints were taken in a way that nobody foresaw; polling instead")
+            self.deaf = True
             await asyncio.sleep(10)
 
 

@@ -10,6 +10,8 @@ their code and their queues are a fleet, and any two of a fleet are as good as a
 import asyncio
 import contextlib
 import random
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from time import monotonic
 from typing import Final
 
@@ -35,11 +37,17 @@ class _Fleet(msgspec.Struct, frozen=True):
 
 
 class Fleets:
-    """Chooses whom to wake for a hint. ``chance`` decides between workers that are alike."""
+    """Chooses whom to wake for a hint. ``chance`` decides between workers that are alike.
 
-    def __init__(self, lane: Lane, chance: random.Random) -> None:
+    ``on_gone`` is called with workers of this process that are no more.
+    """
+
+    def __init__(
+        self, lane: Lane, chance: random.Random, on_gone: Callable[[AbstractSet[WorkerId]], None] = lambda _: None
+    ) -> None:
         self._lane = lane
         self._chance = chance
+        self._on_gone = on_gone
         self._fleets: list[_Fleet] = []
         self._known_at = -FRESH
         self._task: asyncio.Task[None] | None = None
@@ -75,8 +83,12 @@ class Fleets:
     async def _look(self) -> None:
         try:
             with contextlib.suppress(StoreError):  # then everybody is told
+                before = frozenset(self.own)
                 rows = await self._lane.fetch("fleets", {}, patience=Patience(0))
                 self._fleets = [_Fleet(frozenset(queues), frozenset(workers)) for queues, workers in rows]
                 self._known_at = monotonic()
+                gone = before.difference(*[fleet.workers for fleet in self._fleets])
+                self.own -= gone
+                self._on_gone(gone)
         finally:
             self._task = None

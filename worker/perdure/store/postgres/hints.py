@@ -50,7 +50,7 @@ class Hints:
         self._address = address
         self._pooler = pooler
         self._lane = lane
-        self._fleets = Fleets(lane, random.Random())
+        self._fleets = Fleets(lane, random.Random(), self._leave)
         self._sender = secrets.token_hex(6)
         self.seal: Seal
         """What announcements are sealed with; the store has it from the database before anything else."""
@@ -154,7 +154,14 @@ class Hints:
     def _hear(self, channel: str, at_first: Hint) -> None:
         self._channels[channel] = at_first
         for ear in self._ears:
-            ear.widen(self._channels)
+            ear.turn_to(self._channels)
+
+    def _leave(self, gone: Iterable[WorkerId]) -> None:
+        """Let nobody hear any more what is for workers of this process that are no more."""
+        for worker in gone:
+            self._channels.pop(channel_to(worker), None)
+        for ear in self._ears:
+            ear.turn_to(self._channels)
 
     def _tell(self, hint: Hint) -> None:
         heard = hint.only(self._audiences)
@@ -170,7 +177,8 @@ class Hints:
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def hear(channel: str, payload: str | None) -> None:
-            hint = self._channels[channel] if payload is None else decoded(self._sender, self.seal, channel, payload)
+            at_first = self._channels.get(channel)
+            hint = at_first if payload is None else decoded(self._sender, self.seal, channel, payload)
             if hint is not None and hint != NOTHING:
                 queue.put_nowait(hint)
 
@@ -179,7 +187,7 @@ class Hints:
             ear = _Ear(connection, hear, lost)
             self._ears.add(ear)
             try:
-                ear.widen(self._channels)
+                ear.turn_to(self._channels)
                 await lost
             finally:
                 self._ears.discard(ear)
@@ -211,17 +219,19 @@ class _Ear:
         self._socket = Socket(connection, self._arrived, self._fail)
         self.close = self._socket.close
 
-    def widen(self, channels: Iterable[str]) -> None:
-        """Listen to these channels, too."""
-        self._wanted.update(channels)
+    def turn_to(self, channels: Iterable[str]) -> None:
+        """Listen to these channels and to no others."""
+        self._wanted = set(channels)
         self._ask()
 
     def _ask(self) -> None:
-        missing = self._wanted - self._asked
-        if missing and self._pgconn.transaction_status == TransactionStatus.IDLE:  # or else with the answer
-            self._asked |= missing
+        changes = [f"LISTEN {channel}" for channel in sorted(self._wanted - self._asked)]
+        changes += [f"UNLISTEN {channel}" for channel in sorted(self._asked - self._wanted)]
+        if changes and self._pgconn.transaction_status == TransactionStatus.IDLE:  # or else with the answer
+            self._asked = set(self._wanted)
+            self._heard &= self._asked
             try:
-                self._pgconn.send_query("; ".join(f"LISTEN {channel}" for channel in sorted(missing)).encode())
+                self._pgconn.send_query("; ".join(changes).encode())
                 self._pgconn.flush()
             except psycopg.Error as error:  # it concerns those who listen, not somebody who wants to hear more
                 self._fail(error)
