@@ -182,6 +182,31 @@ def test_what_cannot_be_recorded_says_so_and_says_what_can(bad: Any) -> None:
         encode(bad, "it")
 
 
+class Measured(pydantic.BaseModel):
+    mean: float
+    rest: Any = None
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (float("nan"), "nan - at `$`"),
+        ([1.0, float("-inf")], "-inf - at `$[1]`"),
+        (({"a": [None, Point(1)]}, 2**70, {"b": {"c": float("inf")}}), "inf - at `$[2]['b']['c']`"),
+        ([Measured(mean=float("nan"))], "nan - at `$[0]['mean']`"),
+        (Measured(mean=1, rest={"x": float("inf")}), "inf - at `$['rest']['x']`"),
+    ],
+)
+def test_a_number_that_json_does_not_have_is_refused_where_it_is_and_not_made_null(value: Any, where: str) -> None:
+    with pytest.raises(PayloadError, match=re.escape(f"it cannot be recorded: JSON has no number {where}")):
+        encode(value, "it")
+
+
+@pytest.mark.parametrize("odd", [2**70, Decimal("NaN"), "\xcb\x7f\xf0", 0xCB7FF0, BOX, Model(number=1), {1: None}])
+def test_what_is_beside_nothing_is_recorded_as_ever(odd: Any) -> None:
+    assert bytes(encode([None, odd], "it")) == b"[null," + bytes(encode(odd, "it")) + b"]"
+
+
 def test_calls_bind_by_position_by_name_and_with_defaults() -> None:
     def function(a: int, b: str = "b", *, c: list[int] | None = None) -> None: ...
     def plain(a: int, b: str = "b") -> None: ...
