@@ -182,6 +182,59 @@ def test_what_cannot_be_recorded_says_so_and_says_what_can(bad: Any) -> None:
         encode(bad, "it")
 
 
+class Aliased(pydantic.BaseModel):
+    order_id: int = pydantic.Field(alias="orderId")
+
+
+class Asymmetric(pydantic.BaseModel):
+    number: int = pydantic.Field(validation_alias="NUMBER_IN", serialization_alias="numberOut")
+
+
+class Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid")
+    when: datetime
+    price: Decimal
+    id: uuid.UUID
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]  # the way pydantic documents
+    @property
+    def year(self) -> int:
+        return self.when.year
+
+
+STRICT = Strict(when=BOX.when, price=BOX.price, id=BOX.id)
+
+
+@pytest.mark.parametrize("value", [Aliased(orderId=1), Asymmetric.model_validate({"NUMBER_IN": 1}), STRICT])
+def test_pydantic_models_with_aliases_and_strict_ones_survive_the_record(value: pydantic.BaseModel) -> None:
+    assert Reader(type(value)).read(encode(value, "it"), "it") == value
+    holder = msgspec.defstruct("Holder", [("held", dict[str, list[type(value)]])])  # type: ignore[misc]  # known then
+    assert Reader(holder).read(encode({"held": {"a": [value]}}, "it"), "it") == holder({"a": [value]})
+
+
+def test_pydantic_models_are_read_by_the_aliases_that_people_write_as_well() -> None:
+    assert Reader(Aliased).read(b'{"orderId":7}', "it") == Reader(Aliased).read(b'{"order_id":7}', "it")
+
+
+class Login(pydantic.BaseModel):
+    user: str
+    password: pydantic.SecretStr
+
+
+class Told(Login):
+    @pydantic.field_serializer("password")
+    def tell(self, password: pydantic.SecretStr) -> str:
+        return password.get_secret_value()
+
+
+def test_a_secret_of_which_asterisks_would_be_left_is_refused() -> None:
+    login = Login(user="*" * 10, password=pydantic.SecretStr("hush"))
+    with pytest.raises(PayloadError, match=r"SecretStr of Login - at `\$\['password'\]` - asterisks .* pass the name"):
+        encode([login], "it")
+    told = Told(user="*" * 10, password=pydantic.SecretStr("hush"))
+    assert Reader(Told).read(encode(told, "it"), "it") == told
+
+
 class Measured(pydantic.BaseModel):
     mean: float
     rest: Any = None

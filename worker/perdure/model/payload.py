@@ -5,14 +5,15 @@ What lives here: encoding and decoding of arguments and results, and the
 The author API and the engine call it.
 
 Values may be anything msgspec knows (builtins, dataclasses, ``msgspec.Struct``,
-``datetime``, ``UUID``, ``Decimal``, ``Enum``, ``TypedDict``, ...) and pydantic models.
+``datetime``, ``UUID``, ``Decimal``, ``Enum``, ``TypedDict``, ...) and models of pydantic 2.11 or newer. Those are
+recorded by the names of their fields, without computed ones, and may be given by their aliases, too.
 """
 
 import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any, TypeVar, get_type_hints
 
@@ -26,15 +27,18 @@ T = TypeVar("T")
 def _encode_other(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)  # a pydantic model
     if callable(dump):
-        return dump(mode="json")
+        encoded = _encoder.encode(dump(mode="json", by_alias=False, round_trip=True))
+        if _MASK(encoded):
+            _refuse_secrets(value)
+        return msgspec.Raw(encoded)
     message = f"a value of type {type(value).__qualname__} cannot be recorded"
     raise NotImplementedError(message)  # how a hook tells msgspec that it does not know the type either
 
 
 def _decode_other(wanted: type, value: Any) -> Any:
-    validate = getattr(wanted, "model_validate", None)
-    if callable(validate):
-        return validate(value)
+    validate = getattr(wanted, "model_validate_json", None)
+    if callable(validate):  # JSON again: a strict model takes no datetime from text otherwise
+        return validate(_encoder.encode(value), by_alias=True, by_name=True)
     if isinstance(value, wanted):
         return value
     message = f"a value of type {getattr(wanted, '__qualname__', wanted)} cannot be read back"
@@ -47,6 +51,7 @@ def _look_at_other(value: Any) -> Any:
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_encode_other)
+_MASK = re.compile(rb'"\*{10}"').search
 _NULL = re.compile(b"null").search  # a third of the time that `in` takes, for the few bytes of most payloads
 _looker = msgspec.msgpack.Encoder(enc_hook=_look_at_other)
 _NO_NUMBER = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
@@ -96,18 +101,34 @@ def _may_have_lost_a_number(value: Any) -> bool:
 
 def _refuse_lost_numbers(value: Any) -> None:
     """Raise ValueError for a number that JSON does not have; msgspec writes null for it."""
-    plain = msgspec.to_builtins(value, enc_hook=_look_at_other)
-    rest: list[tuple[str, Any]] = [("", (plain,))]
+    for where, item in _leaves(msgspec.to_builtins(value, enc_hook=_look_at_other)):
+        if isinstance(item, float) and not math.isfinite(item):
+            message = f"JSON has no number {item} - at `{where}`; give None or a string in its place"
+            raise ValueError(message)
+
+
+def _refuse_secrets(model: Any) -> None:
+    """Raise ValueError for a pydantic secret; pydantic writes asterisks for it."""
+    for where, item in _leaves(model.model_dump(round_trip=True)):
+        if hasattr(item, "get_secret_value"):
+            message = (
+                f"of the {type(item).__name__} of {type(model).__name__} - at `{where}` - asterisks would be left: "
+                "pass the name of the secret, or give the model a field_serializer if the database may hold it"
+            )
+            raise ValueError(message)
+
+
+def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what is in containers, however deep, and where."""
+    rest: list[tuple[str, Any]] = [("", (value,))]
     while rest:
         place, holder = rest.pop()
         for key, item in holder.items() if isinstance(holder, dict) else enumerate(holder):
-            if isinstance(item, float):
-                if not math.isfinite(item):
-                    where = "$" + f"{place}[{key!r}]".removeprefix("[0]")
-                    message = f"JSON has no number {item} - at `{where}`; give None or a string in its place"
-                    raise ValueError(message)
-            elif isinstance(item, (dict, list, tuple, set, frozenset)):
-                rest.append((f"{place}[{key!r}]", item))
+            where = f"{place}[{key!r}]"
+            if isinstance(item, (dict, list, tuple, set, frozenset)):
+                rest.append((where, item))
+            else:
+                yield "$" + where.removeprefix("[0]"), item
 
 
 class Reader:
