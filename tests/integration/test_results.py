@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from perdure import Worker, activity, watcher, workflow
-from perdure.errors import WorkflowTerminatedError
+from perdure.errors import WorkflowFailedError, WorkflowTerminatedError
 from tests.support.world import QUICK, World, eventually, run_async
 
 
@@ -72,4 +72,27 @@ async def test_a_run_that_is_closed_from_outside_is_found_though_its_worker_is_n
         await other.handle("patient-1").terminate("enough")
         with pytest.raises(WorkflowTerminatedError, match="enough"):
             await result
+    await world.close()
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+@run_async
+async def test_a_run_that_fails_says_so_in_the_log_of_its_worker(
+    world: World, caplog: pytest.LogCaptureFixture, steps: int
+) -> None:
+    @workflow.define
+    async def failing(steps: int) -> None:
+        for number in range(steps):
+            await step(number)
+        raise LookupError("no such tea")
+
+    client = await world.client()
+    async with Worker(client, workflows=[failing], activities=[step], limits=QUICK):
+        handle = await client.start(failing, steps, id="failing-1")
+        with pytest.raises(WorkflowFailedError):
+            await handle.result()
+    [said] = [record for record in caplog.records if "failed" in record.getMessage()]
+    assert said.getMessage().startswith("failing-1 failed: LookupError: no such tea\n")
+    assert 'raise LookupError("no such tea")' in said.getMessage()
+    assert said.levelname == "WARNING"
     await world.close()

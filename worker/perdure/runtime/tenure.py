@@ -16,7 +16,7 @@ from perdure.engine.loop import Stillness
 from perdure.errors import LeaseLostError, StoreUnavailableError
 from perdure.model.hints import MANY, Hint
 from perdure.model.policies import MICROSECONDS
-from perdure.model.runs import ClaimedRun, Close, Commit, Ending, Hold, NewRun, Park, Release, RunId, RunState
+from perdure.model.runs import ClaimedRun, Close, Commit, Ending, NewRun, Park, Release, RunId
 from perdure.model.workers import Lease
 from perdure.store.base import Start
 from perdure.telemetry.tally import Now
@@ -27,6 +27,7 @@ from .beginning import Beginning, Begun
 from .charge import Charge
 from .claiming import ClaimLoop
 from .clock import StoreClock
+from .endings import note
 from .execution import Execution
 from .flush import Flusher
 from .heartbeats import Heartbeats
@@ -49,8 +50,6 @@ STRAY_POLL = 3.0
 """Seconds until the second look at a run that the store says is ours and that is not known here."""
 LOOKS = 3
 """How many looks for such runs follow after anything that may have left one."""
-
-_OUTCOMES = {state: state.name.lower() for state in RunState}
 
 
 class Tenure:
@@ -254,18 +253,16 @@ class Tenure:
 
     def left(self, execution: Execution, ending: Ending | None) -> None:
         """Take note that a run is not owned here any more."""
-        run_id, tally = execution.info.run_id, self.charge.tally
+        run_id = execution.info.run_id
         self._executions.pop(run_id, None)
         self.resting.discard(run_id)
         self.unsure()
+        note(self.charge.tally, execution.info, ending)
         if isinstance(ending, Close):
-            tally.closed[execution.info.workflow][_OUTCOMES[ending.state]] += 1
             self.charge.audience.closed(run_id, ending.outcome)
         else:
             self.charge.audience.far(run_id)
-        if isinstance(ending, Hold):
-            tally.held[ending.reason] = tally.held.get(ending.reason, 0) + 1
-        elif isinstance(ending, Park) and ending.wake_at is not None:
+        if isinstance(ending, Park) and ending.wake_at is not None:
             # A parked run belongs to nobody. Whoever parked it looks again at the right moment; the poll is the floor.
             self._alarm.set((ending.wake_at - self.clock.now()) / MICROSECONDS)
         self.came_to_rest()
