@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure import RetryPolicy, activity, workflow
-from perdure.errors import DefinitionError, NonRetryableError, PayloadError
+from perdure.errors import ActivityError, ApplicationError, DefinitionError, NonRetryableError, PayloadError
 from perdure.model.codec import decode_turn, encode_turn, join_payloads, split_payloads
-from perdure.model.events import ActivityCompleted, ActivityScheduled, TimerFired, Turn, TurnHeader
+from perdure.model.events import ActivityCompleted, ActivityScheduled, Failure, TimerFired, Turn, TurnHeader
 from perdure.model.failure import rebuild, record
 from perdure.model.ids import check_id, new_id, new_seed
 from perdure.model.payload import Reader, Signature, encode
@@ -356,6 +356,50 @@ def test_failures_keep_their_chain_and_never_fail_themselves() -> None:
     assert failure.cause is not None
     assert "raised RuntimeError" in failure.cause.message
     assert record(rebuild(failure)) == failure
+
+
+class Hopeless(NonRetryableError):
+    pass
+
+
+class Named(ApplicationError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (ValueError(), "ValueError"),
+        (Declined(), f"{__name__}.Declined"),
+        (Hopeless(), f"{__name__}.Hopeless"),
+        (Named("x"), f"{__name__}.Named"),
+        (Named("x", type_name="shop.Gone"), "shop.Gone"),
+        (ApplicationError("x"), "ApplicationError"),
+        (NonRetryableError(), "NonRetryableError"),
+    ],
+)
+def test_a_failure_has_the_name_of_its_class_with_the_module_that_an_author_gave_it(
+    error: Exception, name: str
+) -> None:
+    assert record(error).type == name
+    assert record(rebuild(record(error))).type == name
+    assert f"{name}: " in record(ExceptionGroup("", [error])).message
+
+
+def test_each_exception_is_recorded_once_when_the_cause_is_raised_for_its_error() -> None:
+    cause = ApplicationError("card expired", type_name="ValueError")
+    try:
+        try:
+            raise ActivityError("charge", 1, cause)
+        except ActivityError:
+            raise cause  # noqa: B904  # as authors do it with the __cause__ of what they caught
+    except ApplicationError as raised:
+        failure: Failure | None = record(raised)
+    names = []
+    while failure is not None:
+        names.append(failure.type)
+        failure = failure.cause
+    assert names == ["ValueError", "ActivityError"]
 
 
 def test_the_failure_of_a_group_names_its_members() -> None:

@@ -53,10 +53,11 @@ class ApplicationError(PerdureError):
     recorded cause, if there was one.
     """
 
-    def __init__(self, message: str, *, type_name: str = "ApplicationError", traceback: str = "") -> None:
+    def __init__(self, message: str, *, type_name: str = "", traceback: str = "") -> None:
         super().__init__(message)
         self.message = message
-        self.type = type_name
+        own = type(self)
+        self.type = type_name or (own.__name__ if own is ApplicationError else f"{own.__module__}.{own.__qualname__}")
         self.traceback = traceback
 
     def __str__(self) -> str:
@@ -66,9 +67,9 @@ class ApplicationError(PerdureError):
 class ActivityError(PerdureError):
     """An activity failed and will not be tried again.
 
-    ``activity`` is its name, ``attempts`` how often it ran, ``type`` the name of
-    the last exception's class, and ``__cause__`` an `ApplicationError` with the
-    recorded message and traceback text.
+    ``activity`` is its name, ``attempts`` how often it ran, and ``__cause__`` an `ApplicationError` with the recorded
+    message and traceback text. ``type`` is the name of the last exception's class, with its module unless that is
+    ``builtins`` or Perdure's own: ``ValueError``, ``shop.CardDeclined``, ``NonRetryableError``.
     """
 
     def __init__(self, activity: str, attempts: int, cause: ApplicationError) -> None:

@@ -37,18 +37,23 @@ CAUSE_LIMIT = 16
 _OWN_CODE = __file__.removesuffix("model/failure.py")  # frames of the engine tell an author nothing
 
 
-def record(error: BaseException, depth: int = 0) -> Failure:
-    """Return ``error`` as text: its class, message, traceback and chain of causes, each within a limit."""
+def record(error: BaseException, above: tuple[BaseException, ...] = ()) -> Failure:
+    """Return ``error`` as text: its class, message, traceback and chain of causes, each within a limit.
+
+    Those ``above`` are recorded already: whoever raises the cause of an error while handling that makes a ring of them.
+    """
     if isinstance(error, ApplicationError):
         name, message, text = error.type, error.message, error.traceback
     else:
-        name = type(error).__name__ if isinstance(error, PerdureError) else type_name(type(error))
-        message, text = _message(error), _traceback(error)
+        name, message, text = _name(type(error)), _message(error), _traceback(error)
     following = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if isinstance(error, BaseExceptionGroup):
         message = f"{message}: {'; '.join(_members(error))}"
         following = following or error.exceptions[0]
-    cause = record(following, depth + 1) if following is not None and depth < CAUSE_LIMIT else None
+    chain = (*above, error)
+    if len(above) == CAUSE_LIMIT or any(following is one for one in chain):
+        following = None
+    cause = record(following, chain) if following is not None else None
     return Failure(_clip(name, 256), _clip(message, MESSAGE_LIMIT), text, cause)
 
 
@@ -83,6 +88,11 @@ def _why(text: str, reason: str) -> str:
     return f"{text}: {reason}" if reason else text
 
 
+def _name(error: type[BaseException]) -> str:
+    ours = error.__module__ == PerdureError.__module__
+    return error.__name__ if ours else type_name(error)
+
+
 def _message(error: BaseException) -> str:
     try:
         return str(error)
@@ -95,7 +105,7 @@ def _members(group: BaseExceptionGroup[BaseException]) -> Iterator[str]:
         if isinstance(error, BaseExceptionGroup):
             yield from _members(error)
         else:
-            yield f"{type_name(type(error))}: {_message(error)}"
+            yield f"{_name(type(error))}: {_message(error)}"
 
 
 def _traceback(error: BaseException) -> str:
