@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from perdure import Client, Limits, Worker, workflow
+from perdure.errors import SchemaVersionError, StoreError
 from perdure.runtime import lease, tenure, worker
 from perdure.store.postgres import exchange
 from perdure.store.postgres.migrate import migrate
@@ -99,3 +100,72 @@ def test_a_worker_that_is_stopped_while_its_server_stands_still_ends(
         await store.close()
 
     live_through()
+
+
+FORBIDDEN = """
+CREATE FUNCTION forbid() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE insufficient_privilege USING MESSAGE = 'permission denied'; END $$;
+CREATE TRIGGER forbid BEFORE INSERT OR DELETE ON perdure.worker FOR EACH STATEMENT EXECUTE FUNCTION forbid();
+"""
+TROUBLES = {
+    "no rights": (FORBIDDEN, "DROP TRIGGER forbid ON perdure.worker", StoreError),
+    "no schema": ("ALTER SCHEMA perdure RENAME TO away", "ALTER SCHEMA away RENAME TO perdure", SchemaVersionError),
+}
+go = workflow.signal("go")
+
+
+@workflow.define
+async def patient() -> str:
+    await go.receive()
+    return "done"
+
+
+@pytest.mark.parametrize("what", sorted(TROUBLES))
+def test_a_worker_that_has_served_goes_on_trying_to_register(migrated: str, what: str) -> None:
+    trouble, remedy, _ = TROUBLES[what]
+
+    @run_async
+    async def live_through() -> None:
+        with psycopg.connect(migrated, autocommit=True) as other:
+            async with Client.connect(migrated) as client, Worker(client, workflows=[patient]) as worker:
+
+                async def owns() -> bool:
+                    return worker.owned == 1
+
+                async def has_tried() -> bool:
+                    return worker._tenure is None and worker.tally().store_errors > known + 1
+
+                handle = await client.start(patient)
+                await eventually(owns)
+                known = worker.tally().store_errors
+                other.execute("UPDATE perdure.worker SET expires_at = now()")
+                other.execute(trouble)
+                await eventually(has_tried)
+                other.execute(remedy)
+                await handle.signal("go")
+                assert await handle.result() == "done"
+
+    live_through()
+
+
+@pytest.mark.parametrize("what", sorted(TROUBLES))
+def test_a_worker_that_may_not_register_when_it_is_started_ends_with_the_reason(migrated: str, what: str) -> None:
+    trouble, _, error = TROUBLES[what]
+
+    @run_async
+    async def live_through() -> None:
+        async with Client.connect(migrated) as client:
+            with psycopg.connect(migrated, autocommit=True) as other:
+                other.execute(trouble)
+            with pytest.raises(error):
+                await Worker(client, workflows=[patient]).run()
+
+    live_through()
+
+
+@run_async
+async def test_a_worker_that_may_not_resign_ends_all_the_same(migrated: str) -> None:
+    async with Client.connect(migrated) as client, Worker(client, workflows=[short]):
+        assert await (await client.start(short)).result() == "done"
+        with psycopg.connect(migrated, autocommit=True) as other:
+            other.execute(FORBIDDEN)

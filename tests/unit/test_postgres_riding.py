@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from perdure.model.events import Turn
-from perdure.model.runs import ClaimedRun, Committed, NewRun, RunId, Started
+from perdure.model.runs import ClaimedRun, Committed, Ending, NewRun, RunId, Started
 from perdure.model.workers import Lease
 from perdure.store.base import Start
 from perdure.store.postgres import PostgresStore, connection
@@ -54,14 +54,14 @@ async def riders(stage: PostgresStage, dsn: str) -> AsyncIterator[tuple[Postgres
 
 
 async def both(
-    store: PostgresStore, crowd: Crowd, run_id: RunId, new: NewRun, seq: int = 2
+    store: PostgresStore, crowd: Crowd, run_id: RunId, new: NewRun, seq: int = 2, *endings: Ending
 ) -> tuple[list[Committed], Started]:
     """Start a run while a turn is about to be written."""
 
     async def flush() -> list[Committed]:
         await asyncio.sleep(0)  # the start is packed by then
         await asyncio.sleep(0)
-        return await store.flush(crowd.lease, [commit(run_id, turn(seq))])
+        return await store.flush(crowd.lease, [commit(run_id, turn(seq), *endings)])
 
     start: Awaitable[Started] = store.start(new, crowd)
     started, committed = await asyncio.gather(start, flush())

@@ -13,7 +13,7 @@ from typing import Any
 
 from perdure.ending import end
 from perdure.engine.loop import Stillness
-from perdure.errors import LeaseLostError, StoreUnavailableError
+from perdure.errors import LeaseLostError, StoreError
 from perdure.model.hints import MANY, Hint
 from perdure.model.policies import MICROSECONDS
 from perdure.model.runs import ClaimedRun, Close, Commit, Ending, NewRun, Park, Release, RunId
@@ -168,7 +168,7 @@ class Tenure:
                     await self.charge.store.resign(self.lease)
             except LeaseLostError:
                 pass  # then there is nothing left to give back
-            except (StoreUnavailableError, TimeoutError) as error:
+            except (StoreError, TimeoutError) as error:
                 logger.warning("could not resign; others wait until the lease expires: %s", str(error) or "no answer")
 
     # --- runs that are started in this process --------------------------------------------
@@ -335,7 +335,7 @@ class Tenure:
             except LeaseLostError:
                 self._on_lease_event("lost")
                 return
-            except StoreUnavailableError as error:
+            except StoreError as error:
                 self._ailing.add(loop.__qualname__)
                 self.polling = False
                 self.charge.tally.store_errors += 1

@@ -20,7 +20,7 @@ import msgspec
 from perdure.activity import Activity
 from perdure.client import Client
 from perdure.ending import end
-from perdure.errors import DefinitionError, LeaseLostError, StoreUnavailableError
+from perdure.errors import DefinitionError, LeaseLostError, StoreError, StoreUnavailableError
 from perdure.model.hints import Audience, Hint
 from perdure.model.runs import NewRun
 from perdure.model.workers import WorkerInfo
@@ -146,23 +146,26 @@ class Worker:
             self._tenure.on_hint(hint)
 
     async def _serve(self, charge: Charge) -> None:
-        """Hold one tenure after the other until the worker is stopped."""
+        """Hold one tenure after the other until the worker is stopped. What was right once may be right again."""
+        served = False
         while not self._stopping.is_set():
             tenure = Tenure(charge)
             try:
                 if not await self._begun(tenure):
                     return
-            except StoreUnavailableError as error:
+            except LeaseLostError as error:  # somebody took it before the first heartbeat
+                logger.warning("%s; registering again", error)
+                continue
+            except StoreError as error:
+                if not served and not isinstance(error, StoreUnavailableError):
+                    raise  # whoever has just started it looks
                 logger.warning("%s", error)
                 self._tally.store_errors += 1
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1):
                         await self._stopping.wait()
                 continue
-            except LeaseLostError as error:  # somebody took it before the first heartbeat
-                logger.warning("%s; registering again", error)
-                continue
-            self._tenure = tenure
+            self._tenure, served = tenure, True
             logger.info("worker %s serves %s with build %s", self.name, ", ".join(self._queues), charge.info.build)
             (await self._or_stop(tenure.lost.wait())).cancel()
             if not tenure.lost.is_set():

@@ -109,8 +109,10 @@ def unavailable(address: Address, error: BaseException) -> StoreUnavailableError
         case errors.ReadOnlySqlTransaction():
             what = "takes no writes"
             action = "It is a standby or was made read-only: let the URL lead to a server that takes them"
-        case errors.DiskFull() | errors.OutOfMemory() | errors.IoError():
+        case errors.DiskFull() | errors.OutOfMemory() | errors.IoError() | errors.ProgramLimitExceeded():
             what, action = "cannot write", "Give it what it lacks"
+        case errors.LockNotAvailable() | errors.QueryCanceled():
+            what, action = "gives statements up", "Look for who holds a lock, or who ends statements"
         case _:
             what, action = "cannot be reached", "Check that it runs and that the URL is right"
     return StoreUnavailableError(

@@ -158,7 +158,8 @@ class Births:
         patience: Patience | None = None
         while True:
             queues = [birth.new.queue for birth in batch if birth.lease is None]
-            free = Hint(queues=frozenset(queues), count=len(queues)) if queues else NOTHING
+            # A repeat goes without: the hint itself may be what the server does not take.
+            free = Hint(queues=frozenset(queues), count=len(queues)) if queues and not lost else NOTHING
             try:
                 with self._hints.riding(free) as notice:
                     name, parameters = self._statement(batch, tag, notice, long=refused)

@@ -46,8 +46,13 @@ _IDLE = TransactionStatus.IDLE
 _OFF = PipelineStatus.OFF
 
 _COLLISIONS = (errors.DeadlockDetected, errors.SerializationFailure)
-_SHORT = (errors.DiskFull, errors.OutOfMemory, errors.IoError)
-"""The server lacks something just now, and may have it again in a moment."""
+_SHORT = (
+    errors.DiskFull, errors.OutOfMemory, errors.IoError, errors.LockNotAvailable, errors.QueryCanceled,
+    errors.ProgramLimitExceeded,
+)  # fmt: skip
+"""The server lacks something, or somebody is in its way; a moment later it may do what it is asked."""
+_TOO_LARGE = ("_bt_check_third_page", "index_form_tuple_context", "index_form_tuple")
+"""Where it refuses what no index takes, by the code of a full NOTIFY queue and of transactions that have run out."""
 GONE = (
     errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleSessionTimeout,
     errors.ReadOnlySqlTransaction,
@@ -292,7 +297,7 @@ class Lane:
 
     async def _lost(self, error: psycopg.Error) -> bool:
         """Tell whether to run the statement again, on a new connection if need be."""
-        if isinstance(error, _COLLISIONS + _SHORT):
+        if isinstance(error, _COLLISIONS + _SHORT) and error.diag.source_function not in _TOO_LARGE:
             return True
         connection = self._connection
         if connection is not None and not connection.closed:

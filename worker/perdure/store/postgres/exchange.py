@@ -102,10 +102,14 @@ class Exchange:
                     await self._more()
                 finally:
                     self._socket.enough()
-            for _ in range(2 * count + synced):  # each answer has an end, and so have all together
+            # Each answer has an end, and so have all together; before that one comes what is refused only then.
+            for _ in range(2 * count + 3 * synced):
                 if self._pgconn.is_busy():
                     await self._more()
-                parts.append(self._pgconn.get_result())
+                part = self._pgconn.get_result()
+                parts.append(part)
+                if part is not None and part.status == ExecStatus.PIPELINE_SYNC:
+                    break
         except psycopg.OperationalError:
             _raise_error(parts)  # the server has said why, and hung up
             raise

@@ -5,7 +5,7 @@ refuses. What must not: meaning; that is in the statement ``flush``.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -24,7 +24,7 @@ from perdure.store.postgres.arrays import Bytea, byteas, column, int4, int4s, in
 from perdure.store.postgres.connection import Lane, Parameters, Row
 from perdure.store.postgres.hints import Hints
 from perdure.store.postgres.leasing import fence, lost
-from perdure.store.postgres.notices import sent
+from perdure.store.postgres.notices import Notice, sent
 
 MOST_COMMITS = 500
 MOST_BYTES = 1_000_000
@@ -87,10 +87,17 @@ class Flush:
     async def _write_turns(self, items: Sequence[_Item]) -> bool:
         """Write turns that are nothing but turns; return False when the long way has to find out about some."""
         closed = _closed(items)
+        name, turns = _turns(items)
+        notice: Notice | None = None
+
+        def repeated() -> Parameters:
+            nonlocal notice
+            notice = None  # it may be what the server does not take
+            return self._fenced({**turns, **sent(None)})
+
         try:
             with self.hints.riding(closed) as notice:
-                name, turns = _turns(items)
-                found = await self._fetch(name, {**turns, **sent(notice)})
+                found = await self._fetch(name, {**turns, **sent(notice)}, repeated)
         except errors.UniqueViolation:
             return False
         recorded, changed = found[:2]
@@ -117,8 +124,11 @@ class Flush:
             count=len(tasks) + (len(items) if released else 0),
         )
 
-    async def _fetch(self, name: str, parameters: Parameters) -> Row:
-        rows = await self.lane.fetch(name, {**fence(self.lease), "server": int8(self.lease.server), **parameters})
+    def _fenced(self, parameters: Parameters) -> Parameters:
+        return {**fence(self.lease), "server": int8(self.lease.server), **parameters}
+
+    async def _fetch(self, name: str, parameters: Parameters, on_repeat: Callable[[], Parameters] | None = None) -> Row:
+        rows = await self.lane.fetch(name, self._fenced(parameters), on_repeat=on_repeat)
         if not rows:
             raise lost(self.lease)
         if rows[0][-1] != self.lease.server:
