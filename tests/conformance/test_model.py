@@ -313,9 +313,9 @@ class Verbs(RuleBasedStateMachine):
         self.same(lambda store, side: store.hold_unknown(self.lease(number)[side]))
         self.same(lambda store, side: store.recover(self.lease(number)[side]))
 
-    @rule(number=NUMBERS)
-    def absolve(self, number: int) -> None:
-        self.same(lambda store, side: store.absolve(self.lease(number)[side], sorted(self.turns)))
+    @rule()
+    def absolve(self) -> None:
+        self.same(lambda store, _: store.absolve(sorted(self.turns)))
 
     @rule(number=NUMBERS)
     def renew(self, number: int) -> None:

@@ -98,8 +98,7 @@ async def test_a_suspect_that_its_worker_survives_is_cleared(stage: Stage) -> No
     lease = await stage.worker("long-lived", lease=1.0)
     (run,) = await stage.store.claim(lease, 10)
     assert run.suspect
-    await stage.store.absolve(await stage.worker("somebody else"), [run_id])
-    await stage.store.absolve(lease, [run_id])
+    await stage.store.absolve([run_id])
     await bury(stage)
     (run,) = await stage.store.claim(await stage.worker(), 10)
     assert not run.suspect
@@ -121,3 +120,18 @@ async def test_a_worker_that_resigns_is_not_counted_and_one_that_is_expelled_is(
     assert await stage.store.claim(lease, 10) == [], "it is not handed out any more"
     assert await stage.store.recover(lease) == 0
     assert (await stage.summary("run")).hold_reason == POISON
+
+
+@behaviour
+async def test_a_run_whose_worker_lost_its_lease_and_came_back_is_not_suspected_for_it(stage: Stage) -> None:
+    run_id = (await stage.start("run")).run_id
+    for number in range(2 * POISONOUS):
+        (run,) = await stage.store.claim(await stage.worker(f"flapping-{number}", lease=1.0), 10)
+        assert not run.suspect
+        if number % 2:
+            await stage.store.absolve([run_id])
+            await bury(stage)
+        else:
+            await bury(stage)
+            await stage.store.absolve([run_id])
+    assert (await stage.summary("run")).state is RunState.READY

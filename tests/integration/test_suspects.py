@@ -8,9 +8,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from perdure import Client, Worker, activity, workflow
+from perdure import Client, Limits, Worker, activity, workflow
 from perdure.activity import Activity
 from perdure.runtime import claiming
+from perdure.store.base import POISONOUS
 from perdure.workflow import Workflow
 from tests.support.world import run_async
 
@@ -91,3 +92,25 @@ async def test_a_suspect_that_takes_long_keeps_the_others_waiting_for_a_moment_o
             assert await second.result() == "quick"
             Scene.gate.set()
             assert await first.result() == "waited"
+
+
+@run_async
+async def test_a_run_in_a_long_activity_outlives_any_number_of_lost_leases(migrated: str) -> None:
+    """As long as the process lives, the run is not what ended it."""
+    async with Client.connect(migrated) as client:
+        handle = await client.start(waits)
+        Scene.gate, Scene.reached = asyncio.Event(), asyncio.Event()
+        async with Worker(client, workflows=WORKFLOWS, activities=ACTIVITIES, limits=Limits(lease=1.0)):
+            for _ in range(POISONOUS + 1):
+                await Scene.reached.wait()
+                Scene.reached.clear()
+                await expire(migrated)
+            await Scene.reached.wait()
+            Scene.gate.set()
+            assert await handle.result() == "waited"
+
+
+async def expire(dsn: str) -> None:
+    """Let all leases be over."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute("UPDATE perdure.worker SET expires_at = now()")

@@ -69,7 +69,7 @@ async def abandon(worker: Worker) -> None:
     """Let a worker fall silent as a killed process does: nothing is released, nothing is renewed."""
     tenure: Tenure | None = worker._tenure
     assert tenure is not None
-    await tenure._keeper.stop()
+    await tenure.keeper.stop()
     for loop in tenure._loops:
         loop.cancel()
     for execution in list(tenure._executions.values()):

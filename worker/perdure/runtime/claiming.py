@@ -192,6 +192,6 @@ class ClaimLoop:
         """Clear the runs that this worker has survived for a while of the suspicion."""
         survived = [run for run, taken_at in self._suspects.items() if time.monotonic() - taken_at >= SURVIVED]
         if survived:
-            await self._store.absolve(self._home.lease, survived)
+            await self._store.absolve(survived)
         for run_id in survived:
             del self._suspects[run_id]

@@ -45,6 +45,8 @@ class LeaseKeeper:
         self._stopped = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._until = 0.0
+        self.stalled = False
+        """Whether the lease was given up because the event loop stood still, and not the whole process."""
         self._look: asyncio.TimerHandle | None = None
         self._watchdog = Watchdog(limits.turn, limits.lease)
         self._thread = threading.Thread(target=self._renew_until_stopped, name="perdure-lease", daemon=True)
@@ -99,6 +101,7 @@ class LeaseKeeper:
                 logger.error(
                     "the event loop has not moved for %.1f s; giving the lease up. It is here:\n%s", silence, stack
                 )
+                self.stalled = monotonic() < self._until
                 self._tell("lost")
                 return
             try:

@@ -8,7 +8,7 @@ away and nothing of it can write.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 from perdure.ending import end
@@ -71,7 +71,7 @@ class Tenure:
         self.flusher: Flusher
         self.lease: Lease
         self._tasks: TaskLoop
-        self._keeper: LeaseKeeper
+        self.keeper: LeaseKeeper
         self._executions: dict[RunId, Execution] = {}
         self._loops: list[asyncio.Task[None]] = []
         self._claims: ClaimLoop
@@ -86,9 +86,9 @@ class Tenure:
         self._came_to_rest = asyncio.Event()
 
     @property
-    def owned(self) -> int:
-        """How many runs it owns."""
-        return len(self._executions)
+    def runs(self) -> Collection[RunId]:
+        """The runs that it owns."""
+        return self._executions
 
     @property
     def idle(self) -> bool:
@@ -101,7 +101,7 @@ class Tenure:
 
     def standing(self) -> Now:
         """Return how things stand."""
-        return Now({self.build: int(self.polling and not self.draining)}, self.owned, self.attempts.standing())
+        return Now({self.build: int(self.polling and not self.draining)}, len(self.runs), self.attempts.standing())
 
     # --- beginning and end ------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class Tenure:
         """Register and begin to claim. Raises `StoreUnavailableError` when nobody answers."""
         charge = self.charge
         self.lease = await charge.store.register(charge.info)
-        self._keeper = LeaseKeeper(charge.store, self.lease, charge.limits, self.clock, self._on_lease_event)
+        self.keeper = LeaseKeeper(charge.store, self.lease, charge.limits, self.clock, self._on_lease_event)
         self.turns = TurnQueue()
         self.flusher = Flusher(charge.store, self.lease, self.turns, charge.tally, self.lost.set)
         self.flusher.confirm = self._confirm
@@ -122,13 +122,13 @@ class Tenure:
         self._tasks.on_rest = self._came_to_rest.set
         self._tasks.on_forgotten = self._start_afresh
         self.attempts.on_free = self._tasks.has_room
-        self.attempts.may_begin = self._keeper.holds
+        self.attempts.may_begin = self.keeper.holds
         self._claims = ClaimLoop(self, self._pause)
         self._alarm = Alarm(self._claims.look)
         try:
-            await self._keeper.start()
+            await self.keeper.start()
         except BaseException:
-            await self._keeper.stop()
+            await self.keeper.stop()
             raise
         loops = (self._recover_loop, self._claims.run, self._inbox_loop, self._tasks.run, self._heartbeats.keep_sending)
         for loop in loops:
@@ -146,7 +146,7 @@ class Tenure:
                     self._came_to_rest.clear()
                     await self._came_to_rest.wait()
         except TimeoutError:
-            logger.warning("%d runs still had attempts under way after the drain time", self.owned)
+            logger.warning("%d runs still had attempts under way after the drain time", len(self.runs))
 
     async def end(self) -> None:
         """Stop every loop, drop what is left and, if the lease is still ours, give everything back at once."""
@@ -160,7 +160,7 @@ class Tenure:
         self._alarm.stop()
         await self.attempts.stop()
         await self.flusher.stop()
-        await self._keeper.stop()
+        await self.keeper.stop()
         if self._forgotten or not self.lost.is_set():
             try:
                 async with asyncio.timeout(SILENCE):

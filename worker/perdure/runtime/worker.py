@@ -22,7 +22,7 @@ from perdure.client import Client
 from perdure.ending import end
 from perdure.errors import DefinitionError, LeaseLostError, StoreError, StoreUnavailableError
 from perdure.model.hints import Audience, Hint
-from perdure.model.runs import NewRun
+from perdure.model.runs import NewRun, RunId
 from perdure.model.workers import WorkerInfo
 from perdure.store.base import Taker
 from perdure.telemetry.tally import Tally
@@ -74,6 +74,8 @@ class Worker:
         self._tenure: Tenure | None = None
         self._service: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
+        self._survived: set[RunId] = set()
+        """Runs that this process had when it lost a lease: they did not end it."""
 
     @property
     def ready(self) -> bool:
@@ -83,7 +85,7 @@ class Worker:
     @property
     def owned(self) -> int:
         """How many runs the worker owns right now."""
-        return self._tenure.owned if self._tenure is not None else 0
+        return len(self._tenure.runs) if self._tenure is not None else 0
 
     def tally(self) -> Tally:
         """Return what the worker has counted so far, and how it stands; may be called from any thread."""
@@ -172,19 +174,27 @@ class Worker:
                 await tenure.drain()
             else:
                 self._tally.leases_lost += 1
+                if not tenure.keeper.stalled:
+                    self._survived.update(tenure.runs)
                 logger.error("worker %s lost its lease; it registers again with nothing in hand", self.name)
             await tenure.end()
             self._tenure = None
 
     async def _begun(self, tenure: Tenure) -> bool:
         """Start it; False when the worker is stopped meanwhile and the store is silent."""
-        starting = await self._or_stop(tenure.start())
+        starting = await self._or_stop(self._register(tenure))
         await asyncio.wait([starting], timeout=SILENCE)
         await end([starting])
         if starting.cancelled():
             return False
         starting.result()
         return True
+
+    async def _register(self, tenure: Tenure) -> None:
+        if self._survived:
+            await self._client.store.absolve(sorted(self._survived))
+            self._survived.clear()
+        await tenure.start()
 
     async def _or_stop(self, other: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Wait for ``other`` or until the worker is stopped; return the task, which may not be over then."""

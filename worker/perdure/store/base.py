@@ -231,8 +231,11 @@ class Store(Protocol):
         was claimed without an answer.
         """
 
-    async def absolve(self, lease: Lease, runs: Sequence[RunId]) -> None:
-        """Clear runs of this worker of the suspicion that they end their workers: it has survived them for a while."""
+    async def absolve(self, runs: Sequence[RunId]) -> None:
+        """Clear runs of the suspicion that they end their workers, whoever owns them now.
+
+        Their worker has survived them for a while, or the loss of its lease while it had them.
+        """
 
     async def flush(self, lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
         """Carry out commits of different runs in one atomic step; one answer for each, in order.

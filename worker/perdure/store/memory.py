@@ -205,12 +205,11 @@ class MemoryStore(MemoryWorkers):
             row.history[1] = codec.encode_turn(turn.header, turn.events)
             return ClaimAnswer.TAKEN
 
-    async def absolve(self, lease: Lease, runs: Sequence[RunId]) -> None:
-        """Clear runs of this worker of the suspicion that they end their workers."""
+    async def absolve(self, runs: Sequence[RunId]) -> None:
+        """Clear runs of the suspicion that they end their workers."""
         with self.lock:
             for run in (self.runs[run_id] for run_id in runs if run_id in self.runs):
-                if run.owner == lease.worker:
-                    run.takeovers = 0
+                run.takeovers = 0
 
     async def flush(self, lease: Lease, commits: Sequence[Commit]) -> list[Committed]:
         """Carry out the commits that can be stored, then complain about those that cannot."""

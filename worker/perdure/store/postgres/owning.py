@@ -114,9 +114,9 @@ async def remembers(lane: Lane, lease: Lease, known: Sequence[Known]) -> Lease |
     return msgspec.structs.replace(lease, server=server) if all_there else None
 
 
-async def absolve(lane: Lane, lease: Lease, runs: Sequence[RunId]) -> None:
-    """Forget how often the owners of these runs of the worker vanished."""
-    await lane.fetch("absolve", {"runs": int8s(runs), "worker": int8(lease.worker)})
+async def absolve(lane: Lane, runs: Sequence[RunId]) -> None:
+    """Forget how often the owners of these runs vanished."""
+    await lane.fetch("absolve", {"runs": int8s(runs)})
 
 
 async def claim_runs(claims: Claims, lease: Lease, limit: int) -> tuple[list[ClaimedRun], Unreadable, Hint]:

@@ -179,9 +179,9 @@ class PostgresStore(PostgresReads):
         self.hint(hint)
         return answer
 
-    async def absolve(self, lease: Lease, runs: Sequence[RunId]) -> None:
-        """Clear runs of this worker of the suspicion that they end their workers."""
-        await owning.absolve(self._misc, lease, runs)
+    async def absolve(self, runs: Sequence[RunId]) -> None:
+        """Clear runs of the suspicion that they end their workers."""
+        await owning.absolve(self._misc, runs)
 
     async def owned(self, lease: Lease) -> list[RunId]:
         """Return the runs of this worker."""
