@@ -16,8 +16,9 @@ import logging
 import time
 from collections.abc import Collection, Sequence
 
-from perdure.client import FullStore, Hints
+from perdure.client import FullStore
 from perdure.errors import PerdureError
+from perdure.listening import Hints
 from perdure.manifest import is_uid
 from perdure.model.hints import Audience
 from perdure.model.runs import RunSummary

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from perdure import watcher
-from perdure.client import Hints
 from perdure.errors import WorkflowNotFoundError
+from perdure.listening import Hints
 from perdure.model.hints import Audience, Hint
 from perdure.model.runs import Ended, RunId
 from perdure.store.memory import MemoryStore

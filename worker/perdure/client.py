@@ -4,8 +4,6 @@ What lives here: `Client` and `WorkflowHandle`. What must not: SQL, rendering,
 Kubernetes. The CLI, the operator and users call it.
 """
 
-import asyncio
-import logging
 import os
 import uuid
 from collections.abc import Callable, Sequence
@@ -14,14 +12,17 @@ from time import time_ns
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, cast, overload
 
-from perdure.ending import end
+from perdure.engine.run import current
 from perdure.errors import (
+    DefinitionError,
+    PerdureError,
     RequestError,
     StoreError,
     WorkflowClosedError,
     WorkflowIdInUseError,
     WorkflowNotFoundError,
 )
+from perdure.listening import Hints
 from perdure.model.events import (
     ClosedFromOutside,
     Closing,
@@ -42,8 +43,6 @@ from perdure.workflow import Signal, Workflow
 
 R = TypeVar("R")
 T = TypeVar("T")
-
-logger = logging.getLogger("perdure.client")
 
 DEFAULT_NAMESPACE = "default"
 
@@ -105,10 +104,13 @@ class WorkflowHandle(Generic[R]):
         """Deliver a message.
 
         Raises `WorkflowNotFoundError` or `WorkflowClosedError`. What is accepted waits until the run asks for it; what
-        it has not asked for when it closes goes with it, also what came while its last turn was being written.
+        it has not asked for when it closes goes with it, also what came while its last turn was being written. What the
+        receiver could not read raises `PayloadError`, if the signal is given as it was declared and not by name.
         """
         name = signal if isinstance(signal, str) else signal.name
         raw = encode(payload, f"signal {name}")
+        if isinstance(signal, Signal):
+            signal.reader.read(raw, f"signal {name}")
         check_size(raw, f"signal {name}", self._client.payload_limit)
         await self._client.deliver(self.id, SignalReceived(name, raw, uuid.uuid4().hex))
 
@@ -164,52 +166,6 @@ class WorkflowHandle(Generic[R]):
         return f"<workflow instance {self.id} run {self.run_id}>"
 
 
-class Hints:
-    """Who wants to be woken in this process; the store is listened to as long as somebody does."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._callbacks: set[Callable[[Hint], None]] = set()
-        self._task: asyncio.Task[None] | None = None
-        self.deaf = False
-        """Whether hints of other processes cannot come just now."""
-
-    def add(self, callback: Callable[[Hint], None], audience: Audience) -> None:
-        """Call back on every hint for this audience from now on, and on others that come along."""
-        if callback in self._callbacks:
-            return
-        self._store.hear(audience)
-        self._callbacks.add(callback)
-        if self._task is None:
-            self._task = asyncio.create_task(self._listen(), name="perdure-listen")
-
-    def discard(self, callback: Callable[[Hint], None]) -> None:
-        """Stop calling back."""
-        self._callbacks.discard(callback)
-
-    def dispatch(self, hint: Hint) -> None:
-        """Wake those in this process."""
-        for callback in list(self._callbacks):
-            callback(hint)
-
-    async def stop(self) -> None:
-        """Stop listening."""
-        await end([self._task])
-
-    async def _listen(self) -> None:
-        while True:
-            self.deaf = False
-            try:
-                async for hint in self._store.listen():
-                    self.dispatch(hint)
-            except StoreError as error:
-                logger.info("cannot listen for hints, polling instead: %s", error)
-            except Exception:
-                logger.exception("hints were taken in a way that nobody foresaw; polling instead")
-            self.deaf = True
-            await asyncio.sleep(10)
-
-
 class Client:
     """A connection to the workflows of one namespace. Use it as a context manager."""
 
@@ -217,7 +173,7 @@ class Client:
         self._source = source
         self.namespace = namespace
         self.payload_limit = payload_limit
-        self.store: FullStore
+        self._store: FullStore | None = None
         self.watcher: Watcher
         self.hints: Hints
 
@@ -241,10 +197,20 @@ class Client:
         """Return a client on a store that is open already and stays so: one store can serve many namespaces."""
         return cls(store, namespace, payload_limit)
 
+    @property
+    def store(self) -> FullStore:
+        """The store, while the client is open. Raises `PerdureError` at any other time, and inside a workflow."""
+        _refuse_in_workflow()
+        if self._store is None:
+            message = "this client is not open; use it inside `async with Client.connect(...) as client:`"
+            raise PerdureError(message)
+        return self._store
+
     async def __aenter__(self) -> Self:
-        self.store = await open_store(self._source) if isinstance(self._source, str) else self._source
-        self.watcher = Watcher(self.store)
-        self.hints = Hints(self.store)
+        _refuse_in_workflow()
+        self._store = await open_store(self._source) if isinstance(self._source, str) else self._source
+        self.watcher = Watcher(self._store)
+        self.hints = Hints(self._store)
         self.hosts: list[Callable[[NewRun], Taker | None]] = []
         return self
 
@@ -253,8 +219,9 @@ class Client:
     ) -> None:
         await self.hints.stop()
         await self.watcher.stop()
-        if isinstance(self._source, str):
-            await self.store.close()
+        store, self._store = self._store, None
+        if store is not None and isinstance(self._source, str):
+            await store.close()
 
     @overload
     async def start(
@@ -296,13 +263,17 @@ class Client:
         workflow, `PayloadError` when an argument cannot be recorded, `RequestError` for a ``priority`` that is no whole
         number of 32 bits.
         """
+        store, given = self.store, cast("object", workflow)
+        if not isinstance(given, Workflow | str):
+            message = f"start() takes a function with @workflow.define, or the name of one, not {given!r}"
+            raise DefinitionError(message)
         if isinstance(workflow, Workflow):
             name, payload = workflow.name, workflow.signature.encode_call(args, {})
         else:
             name, payload = workflow, encode(args, f"the input of {workflow}")
         noise = urandom(24)
         new = NewRun(
-            id=id or new_id(time_ns() // 1_000_000, noise[11:]),
+            id=new_id(time_ns() // 1_000_000, noise[11:]) if id is None else id,
             namespace=self.namespace,
             workflow=name,
             queue=queue,
@@ -311,22 +282,22 @@ class Client:
             timeout=seconds(timeout, "timeout") if timeout is not None else None,
             priority=priority,
         )
-        started = await self._start(new)
+        started = await self._start(new, store)
         result = workflow.signature.result if isinstance(workflow, Workflow) else _ANY
         open_at = self.watcher.loop.time() if started.created else None
         return WorkflowHandle(self, new.id, started.run_id, result, open_at=open_at)
 
     async def start_new(self, new: NewRun) -> RunId:
         """Start a run that is described already."""
-        return (await self._start(new)).run_id
+        return (await self._start(new, self.store)).run_id
 
-    async def _start(self, new: NewRun) -> Started:
+    async def _start(self, new: NewRun, store: FullStore) -> Started:
         check_id(new.id)
         check_size(new.input, f"the input of {new.workflow}", self.payload_limit)
         taker = None
         for host in self.hosts:
             taker = taker or host(new)
-        started = await self.store.start(new, taker)
+        started = await store.start(new, taker)
         if started.workflow != new.workflow:
             message = f"{new.id} is open and runs workflow {started.workflow}, not {new.workflow}; choose another id"
             raise WorkflowIdInUseError(message)
@@ -347,6 +318,7 @@ class Client:
         run_id: int | None = None,
     ) -> WorkflowHandle[Any]:
         """Return a handle on an instance that was started before (its newest run, unless ``run_id`` says which)."""
+        _refuse_in_workflow()
         result = workflow.signature.result if workflow is not None else _ANY
         return WorkflowHandle(self, id, RunId(run_id) if run_id is not None else None, result)
 
@@ -369,6 +341,7 @@ class Client:
         self, instance: str, run_id: RunId, *, open_at: float | None = None
     ) -> Closing | ClosedFromOutside:
         """Wait until the run of the instance closes and return its last event. It was open at ``open_at``."""
+        _ = self.store  # which refuses what nobody would ever wake
         self.hints.add(self.watcher.on_hint, Audience.CLIENTS)
         return await self.watcher.outcome(instance, run_id, open_at=open_at)
 
@@ -390,3 +363,9 @@ _ANY = Reader(Any)
 
 def _not_found(instance: str, namespace: str) -> WorkflowNotFoundError:
     return WorkflowNotFoundError(f"there is no workflow instance {instance} in namespace {namespace}")
+
+
+def _refuse_in_workflow() -> None:
+    run = current()
+    if run is not None:
+        run.violation("a workflow may not use a client; start other workflows, signal and await them in an activity")
