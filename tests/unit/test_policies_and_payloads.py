@@ -1,18 +1,14 @@
 """Retry arithmetic, payloads and the codec: pure functions."""
 
-import enum
 import math
 import re
 import sys
-import uuid
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 import msgspec
-import pydantic
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +19,7 @@ from perdure.model.codec import decode_turn, encode_turn, join_payloads, split_p
 from perdure.model.events import ActivityCompleted, ActivityScheduled, Failure, TimerFired, Turn, TurnHeader
 from perdure.model.failure import rebuild, record
 from perdure.model.ids import check_id, new_id, new_seed
-from perdure.model.payload import Reader, Signature, encode
+from perdure.model.payload import Signature
 from perdure.model.policies import ActivityOptions, seconds
 from perdure.model.runs import MOVES, IllegalMoveError, RunState, move
 from perdure.runtime.options import decode_options, encode_options
@@ -133,131 +129,6 @@ def test_a_name_is_a_text() -> None:
         workflow.define(name=7)  # type: ignore[call-overload]  # that is the point
     with pytest.raises(DefinitionError, match="the name of an activity must be a str, not 7"):
         activity.define(name=7)  # type: ignore[call-overload]  # that is the point
-
-
-class Colour(enum.Enum):
-    RED = "red"
-
-
-@dataclass
-class Box:
-    name: str
-    when: datetime
-    price: Decimal
-    colour: Colour
-    id: uuid.UUID
-
-
-class Model(pydantic.BaseModel):
-    number: int
-    tags: list[str] = []
-
-
-class Point(msgspec.Struct):
-    x: int
-    y: int = 0
-
-
-BOX = Box("a", datetime(2026, 1, 2, tzinfo=UTC), Decimal("1.10"), Colour.RED, uuid.UUID(int=7))
-
-
-@pytest.mark.parametrize(
-    ("wanted", "value"),
-    [
-        (Box, BOX),
-        (Model, Model(number=1)),
-        (Point, Point(1)),
-        (list[Box], [BOX]),
-        (dict[str, int], {"a": 1}),
-        (Any, [1]),
-    ],
-)
-def test_values_survive_the_record(wanted: Any, value: Any) -> None:
-    assert Reader(wanted).read(encode(value, "it"), "it") == value
-
-
-@pytest.mark.parametrize("bad", [object(), lambda: 0, {1: {2: object()}}])
-def test_what_cannot_be_recorded_says_so_and_says_what_can(bad: Any) -> None:
-    with pytest.raises(PayloadError, match=r"it cannot be recorded: .* Use builtins, dataclasses"):
-        encode(bad, "it")
-
-
-class Aliased(pydantic.BaseModel):
-    order_id: int = pydantic.Field(alias="orderId")
-
-
-class Asymmetric(pydantic.BaseModel):
-    number: int = pydantic.Field(validation_alias="NUMBER_IN", serialization_alias="numberOut")
-
-
-class Strict(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(strict=True, extra="forbid")
-    when: datetime
-    price: Decimal
-    id: uuid.UUID
-
-    @pydantic.computed_field  # type: ignore[prop-decorator]  # the way pydantic documents
-    @property
-    def year(self) -> int:
-        return self.when.year
-
-
-STRICT = Strict(when=BOX.when, price=BOX.price, id=BOX.id)
-
-
-@pytest.mark.parametrize("value", [Aliased(orderId=1), Asymmetric.model_validate({"NUMBER_IN": 1}), STRICT])
-def test_pydantic_models_with_aliases_and_strict_ones_survive_the_record(value: pydantic.BaseModel) -> None:
-    assert Reader(type(value)).read(encode(value, "it"), "it") == value
-    holder = msgspec.defstruct("Holder", [("held", dict[str, list[type(value)]])])  # type: ignore[misc]  # known then
-    assert Reader(holder).read(encode({"held": {"a": [value]}}, "it"), "it") == holder({"a": [value]})
-
-
-def test_pydantic_models_are_read_by_the_aliases_that_people_write_as_well() -> None:
-    assert Reader(Aliased).read(b'{"orderId":7}', "it") == Reader(Aliased).read(b'{"order_id":7}', "it")
-
-
-class Login(pydantic.BaseModel):
-    user: str
-    password: pydantic.SecretStr
-
-
-class Told(Login):
-    @pydantic.field_serializer("password")
-    def tell(self, password: pydantic.SecretStr) -> str:
-        return password.get_secret_value()
-
-
-def test_a_secret_of_which_asterisks_would_be_left_is_refused() -> None:
-    login = Login(user="*" * 10, password=pydantic.SecretStr("hush"))
-    with pytest.raises(PayloadError, match=r"SecretStr of Login - at `\$\['password'\]` - asterisks .* pass the name"):
-        encode([login], "it")
-    told = Told(user="*" * 10, password=pydantic.SecretStr("hush"))
-    assert Reader(Told).read(encode(told, "it"), "it") == told
-
-
-class Measured(pydantic.BaseModel):
-    mean: float
-    rest: Any = None
-
-
-@pytest.mark.parametrize(
-    ("value", "where"),
-    [
-        (float("nan"), "nan - at `$`"),
-        ([1.0, float("-inf")], "-inf - at `$[1]`"),
-        (({"a": [None, Point(1)]}, 2**70, {"b": {"c": float("inf")}}), "inf - at `$[2]['b']['c']`"),
-        ([Measured(mean=float("nan"))], "nan - at `$[0]['mean']`"),
-        (Measured(mean=1, rest={"x": float("inf")}), "inf - at `$['rest']['x']`"),
-    ],
-)
-def test_a_number_that_json_does_not_have_is_refused_where_it_is_and_not_made_null(value: Any, where: str) -> None:
-    with pytest.raises(PayloadError, match=re.escape(f"it cannot be recorded: JSON has no number {where}")):
-        encode(value, "it")
-
-
-@pytest.mark.parametrize("odd", [2**70, Decimal("NaN"), "\xcb\x7f\xf0", 0xCB7FF0, BOX, Model(number=1), {1: None}])
-def test_what_is_beside_nothing_is_recorded_as_ever(odd: Any) -> None:
-    assert bytes(encode([None, odd], "it")) == b"[null," + bytes(encode(odd, "it")) + b"]"
 
 
 def test_calls_bind_by_position_by_name_and_with_defaults() -> None:

@@ -122,7 +122,7 @@ def define(
     ``retry`` says when a failed attempt is followed by another; ``queue`` sends
     the activity to the workers of another task queue.
 
-    Raises `DefinitionError` when the parameters cannot be recorded, and for an option that is none.
+    Raises `DefinitionError` when parameters or result cannot be recorded, and for an option that is none.
     """
     options = merge_options(ActivityOptions(), queue, timeout, retry, heartbeat_timeout)
     if name is not None:
@@ -131,6 +131,9 @@ def define(
     def decorate(function: Callable[..., Any]) -> Activity[Any, Any]:
         if not hasattr(function, "__name__"):
             message = f"@activity.define decorates a function, not {function!r}"
+            raise DefinitionError(message)
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            message = f"{function.__name__} is a generator, whose steps cannot be recorded: return a list instead"
             raise DefinitionError(message)
         return Activity(function, name or function.__name__, options)
 

@@ -13,9 +13,9 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import msgspec
 
@@ -39,7 +39,7 @@ def _decode_other(wanted: type, value: Any) -> Any:
     validate = getattr(wanted, "model_validate_json", None)
     if callable(validate):  # JSON again: a strict model takes no datetime from text otherwise
         return validate(_encoder.encode(value), by_alias=True, by_name=True)
-    if isinstance(value, wanted):
+    if isinstance(value, get_origin(wanted) or wanted):
         return value
     message = f"a value of type {getattr(wanted, '__qualname__', wanted)} cannot be read back"
     raise NotImplementedError(message)  # how a hook tells msgspec that it does not know the type either
@@ -57,6 +57,8 @@ _looker = msgspec.msgpack.Encoder(enc_hook=_look_at_other)
 _NO_NUMBER = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
 """How an infinity or NaN begins in MessagePack, which has them; so may text or an integer."""
 _OBJECT = ord("{")
+_AS_READ = (dict, list, str, int, float, bool, type(None))
+"""What JSON is read as, and so what may stand for an abstract class or a protocol."""
 
 LIMIT = 2 * 1024 * 1024
 """The default of the most bytes that one payload may have: 2 MiB of JSON."""
@@ -189,6 +191,7 @@ class Signature:
             message = f"{name}: {error}"
             raise DefinitionError(message) from error
         self.result = Reader(hints.get("return", Any))
+        _check_others((*types, hints.get("return", Any)), name)
 
     def encode_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> msgspec.Raw:
         """Return the input of a call; raise `TypeError` as Python would when the arguments do not bind."""
@@ -245,6 +248,42 @@ def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
     except NameError as error:
         message = f"{name}: a type hint cannot be resolved ({error}); import it outside `if TYPE_CHECKING`"
         raise DefinitionError(message) from error
+
+
+def _check_others(types: Iterable[Any], name: str) -> None:
+    """Raise `DefinitionError` for a type, however deep, that msgspec leaves to the hooks and these do not know."""
+    rest: list[Any] = list(msgspec.inspect.multi_type_info(types))
+    seen: set[int] = set()
+    while rest:
+        found = rest.pop()
+        if isinstance(found, msgspec.inspect.CustomType):
+            _check_other(found.cls, name)
+        if isinstance(found, tuple):
+            rest.extend(found)
+        elif isinstance(found, (msgspec.inspect.Type, msgspec.inspect.Field)) and id(found) not in seen:
+            seen.add(id(found))
+            rest.extend(getattr(found, field) for field in found.__struct_fields__)
+
+
+def _check_other(other: Any, name: str) -> None:
+    validate = getattr(other, "model_validate_json", None)
+    if callable(validate):
+        if "by_name" not in inspect.signature(validate).parameters:
+            message = f"{name}: {other.__name__} is a model of an older pydantic; install pydantic 2.11 or newer"
+            raise DefinitionError(message)
+    elif not _may_be_json(other):
+        message = (
+            f"{name}: a value of type {other!r} cannot be read back; use builtins such as list and dict, dataclasses, "
+            "msgspec Structs, pydantic models, datetime, UUID, Decimal or Enum, and make it of those in the function"
+        )
+        raise DefinitionError(message)
+
+
+def _may_be_json(other: Any) -> bool:
+    try:
+        return any(issubclass(one, other) for one in _AS_READ)
+    except TypeError:  # no class, or a protocol that nothing can be held against
+        return False
 
 
 def _field(parameter: inspect.Parameter, hint: Any) -> tuple[str, Any] | tuple[str, Any, Any]:
