@@ -13,7 +13,7 @@ from perdure.activity import Activity
 from perdure.runtime import claiming
 from perdure.store.base import POISONOUS
 from perdure.workflow import Workflow
-from tests.support.world import run_async
+from tests.support.world import eventually, run_async
 
 
 class Scene:
@@ -100,17 +100,17 @@ async def test_a_run_in_a_long_activity_outlives_any_number_of_lost_leases(migra
     async with Client.connect(migrated) as client:
         handle = await client.start(waits)
         Scene.gate, Scene.reached = asyncio.Event(), asyncio.Event()
-        async with Worker(client, workflows=WORKFLOWS, activities=ACTIVITIES, limits=Limits(lease=1.0)):
-            for _ in range(POISONOUS + 1):
+        async with Worker(client, workflows=WORKFLOWS, activities=ACTIVITIES, limits=Limits(lease=0.6)) as worker:
+            for outages in range(POISONOUS + 1):
+
+                async def lost(outages: int = outages) -> bool:
+                    return worker.tally().leases_lost > outages
+
                 await Scene.reached.wait()
                 Scene.reached.clear()
-                await expire(migrated)
+                async with await psycopg.AsyncConnection.connect(migrated) as connection:
+                    await connection.execute("LOCK TABLE perdure.worker IN ACCESS EXCLUSIVE MODE")
+                    await eventually(lost)
             await Scene.reached.wait()
             Scene.gate.set()
             assert await handle.result() == "waited"
-
-
-async def expire(dsn: str) -> None:
-    """Let all leases be over."""
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        await connection.execute("UPDATE perdure.worker SET expires_at = now()")

@@ -45,8 +45,6 @@ class LeaseKeeper:
         self._stopped = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._until = 0.0
-        self.stalled = False
-        """Whether the lease was given up because the event loop stood still, and not the whole process."""
         self._look: asyncio.TimerHandle | None = None
         self._watchdog = Watchdog(limits.turn, limits.lease)
         self._thread = threading.Thread(target=self._renew_until_stopped, name="perdure-lease", daemon=True)
@@ -73,10 +71,15 @@ class LeaseKeeper:
         A process that was frozen, or whose heartbeats do not come back, knows by its own clock that others may have
         taken over, before anybody tells it. What begins an effect asks first; writes have their fence.
         """
-        if monotonic() < self._until:
+        if not self.over:
             return True
         self._tell("lost")
         return False
+
+    @property
+    def over(self) -> bool:
+        """Whether the lease has run out; one that is given up has not."""
+        return monotonic() >= self._until
 
     def _look_at_the_clock(self) -> None:
         """Give the lease up when its time is over, whatever the thread waits for then."""
@@ -101,7 +104,6 @@ class LeaseKeeper:
                 logger.error(
                     "the event loop has not moved for %.1f s; giving the lease up. It is here:\n%s", silence, stack
                 )
-                self.stalled = monotonic() < self._until
                 self._tell("lost")
                 return
             try:

@@ -75,7 +75,7 @@ class Worker:
         self._service: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._survived: set[RunId] = set()
-        """Runs that this process had when it lost a lease: they did not end it."""
+        """Runs that this process had when a lease of it ran out: they did not end it."""
 
     @property
     def ready(self) -> bool:
@@ -174,7 +174,7 @@ class Worker:
                 await tenure.drain()
             else:
                 self._tally.leases_lost += 1
-                if not tenure.keeper.stalled:
+                if tenure.keeper.over:
                     self._survived.update(tenure.runs)
                 logger.error("worker %s lost its lease; it registers again with nothing in hand", self.name)
             await tenure.end()
