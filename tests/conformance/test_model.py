@@ -312,6 +312,7 @@ class Verbs(RuleBasedStateMachine):
     def help_others(self, number: int) -> None:
         self.same(lambda store, side: store.hold_unknown(self.lease(number)[side]))
         self.same(lambda store, side: store.recover(self.lease(number)[side]))
+        self.same(lambda store, side: store.time_out(self.lease(number)[side]))
 
     @rule()
     def absolve(self) -> None:

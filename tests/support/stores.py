@@ -157,6 +157,7 @@ class PostgresStage(Stage):
         past = f"interval '{round(seconds * 1_000_000)} microseconds'"
         await self.execute(f"UPDATE perdure.worker SET expires_at = expires_at - {past}")
         await self.execute(f"UPDATE perdure.run SET wake_at = wake_at - {past} WHERE wake_at IS NOT NULL")
+        await self.execute(f"UPDATE perdure.run SET deadline = deadline - {past} WHERE deadline IS NOT NULL")
         await self.execute(f"UPDATE perdure.task SET available_at = available_at - {past}")
 
     async def close(self) -> None:

@@ -258,10 +258,10 @@ class Client:
     ) -> WorkflowHandle[Any]:
         """Start an instance, or return the one that is open under this ``id``.
 
-        ``timeout`` bounds the whole run; runs of a higher ``priority`` are claimed
-        first. Raises `WorkflowIdInUseError` when the open instance runs another
-        workflow, `PayloadError` when an argument cannot be recorded, `RequestError` for a ``priority`` that is no whole
-        number of 32 bits.
+        ``timeout`` bounds the whole run; one that no worker has (it is held, or none serves its queue) is ended within
+        30 seconds by any worker that lives, one that is suspended when it is resumed. Runs of a higher ``priority``
+        are claimed first. Raises `WorkflowIdInUseError` when the open instance runs another workflow, `PayloadError`
+        when an argument cannot be recorded, `RequestError` for a ``priority`` that is no whole number of 32 bits.
         """
         store, given = self.store, cast("object", workflow)
         if not isinstance(given, Workflow | str):

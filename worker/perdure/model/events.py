@@ -173,6 +173,10 @@ class WorkflowExecutionTimedOut(_Event, frozen=True, gc=False, tag="wo"):
     reason: str = ""
 
 
+TIMED_OUT = WorkflowExecutionTimedOut("the run reached its timeout")
+"""What is recorded then, whoever finds it."""
+
+
 Incoming: TypeAlias = (
     WorkflowExecutionStarted
     | WorkflowExecutionCancelRequested

@@ -41,12 +41,13 @@ class RunState(IntEnum):
 
 
 _CLOSED_BY_OWNER = frozenset({RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT})
+_CLOSED_FROM_OUTSIDE = frozenset({RunState.TERMINATED, RunState.TIMED_OUT})
 
 MOVES: dict[RunState, frozenset[RunState]] = {
-    RunState.READY: frozenset({RunState.OWNED, RunState.HELD, RunState.TERMINATED}),
+    RunState.READY: frozenset({RunState.OWNED, RunState.HELD}) | _CLOSED_FROM_OUTSIDE,
     RunState.OWNED: frozenset({RunState.READY, RunState.PARKED, RunState.HELD, RunState.TERMINATED}) | _CLOSED_BY_OWNER,
-    RunState.PARKED: frozenset({RunState.READY, RunState.OWNED, RunState.TERMINATED}),
-    RunState.HELD: frozenset({RunState.READY, RunState.TERMINATED}),
+    RunState.PARKED: frozenset({RunState.READY, RunState.OWNED}) | _CLOSED_FROM_OUTSIDE,
+    RunState.HELD: frozenset({RunState.READY}) | _CLOSED_FROM_OUTSIDE,
     RunState.COMPLETED: frozenset(),
     RunState.FAILED: frozenset(),
     RunState.CANCELLED: frozenset(),
@@ -55,7 +56,7 @@ MOVES: dict[RunState, frozenset[RunState]] = {
 }
 """Every legal move. READY waits for a worker, OWNED has one, PARKED sleeps without
 one until a message or a timer makes it READY (a claim may take it at once), HELD
-needs other code. Time that has run out is the owner's to see: a parked run is due by then."""
+needs other code. Time that has run out is the owner's to see, if there is one."""
 
 
 class IllegalMoveError(PerdureError):

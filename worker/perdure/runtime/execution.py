@@ -18,6 +18,7 @@ from perdure.engine.replay import replay
 from perdure.engine.run import Decision, Definition, Run
 from perdure.errors import EngineFault, PayloadError
 from perdure.model.events import (
+    TIMED_OUT,
     ActivityAttemptFailed,
     ActivityCancelRequested,
     ActivityCompleted,
@@ -32,7 +33,6 @@ from perdure.model.events import (
     WorkflowExecutionCancelled,
     WorkflowExecutionCompleted,
     WorkflowExecutionFailed,
-    WorkflowExecutionTimedOut,
 )
 from perdure.model.failure import record
 from perdure.model.policies import MICROSECONDS
@@ -373,9 +373,8 @@ class Execution:
     # --- the end --------------------------------------------------------------------
 
     def _time_out(self, run: Run, now: int) -> None:
-        event = WorkflowExecutionTimedOut("the run reached its timeout")
-        turn = Turn(run.turns, TurnHeader(time=max(now, run.header.time)), (event,))
-        commit = Commit(run_id=self.info.run_id, turn=turn, ending=self._close(RunState.TIMED_OUT, event))
+        turn = Turn(run.turns, TurnHeader(time=max(now, run.header.time)), (TIMED_OUT,))
+        commit = Commit(run_id=self.info.run_id, turn=turn, ending=self._close(RunState.TIMED_OUT, TIMED_OUT))
         self._under_way = (run, commit, ())
         self._submit(commit, self._recorded)
 

@@ -390,6 +390,7 @@ class Tenure:
                 self.charge.tally.recovered += recovered
                 self._claims.look()
             await self.charge.store.hold_unknown(self.lease)
+            await self.charge.store.time_out(self.lease)
             await self._claims.absolve()
             await self._release_strays()
             self._tasks.wake()

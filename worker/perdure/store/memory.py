@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from perdure.errors import PayloadError
 from perdure.model import codec
 from perdure.model.events import (
+    TIMED_OUT,
+    ClosedFromOutside,
     Incoming,
     Microseconds,
     Turn,
@@ -121,19 +123,32 @@ class MemoryStore(MemoryWorkers):
             run = self._open_run(namespace, instance, run_id)
             if run is None:
                 return None
-            last = max(run.history)
-            header, _ = codec.decode_for_readers(last, run.history[last])
-            time = self.clock() if header is None else max(self.clock(), header.time)
-            run.history[last + 1] = codec.encode_turn(TurnHeader(time=time), [event])
             owner = run.owner
-            self._close(run, RunState.TERMINATED, records.encode_outcome(event))
-            self.hint(Hint(closed=frozenset({run.id})))
-            self._changed(run)
+            self._close_from_outside(run, RunState.TERMINATED, event)
             if owner is not None and owner in self.workers_by_id:  # else nobody would ever read, or remove, the note
                 run.mail += 1
                 run.inbox[run.mail] = InboxRow(records.encode_outcome(event), owner)
                 self.hint(Hint(workers=frozenset({owner})))
             return run.id
+
+    async def time_out(self, lease: Lease) -> int:
+        """Close runs that nobody owns and whose deadline has passed."""
+        with self.lock:
+            self._fence(lease)
+            late = [run for run in self.runs.values() if run.deadline is not None and run.deadline <= self.clock()]
+            late = [run for run in late if run.owner is None and not run.state.closed and not run.suspended]
+            for run in late:
+                self._close_from_outside(run, RunState.TIMED_OUT, TIMED_OUT)
+            return len(late)
+
+    def _close_from_outside(self, run: RunRow, state: RunState, event: ClosedFromOutside) -> None:
+        last = max(run.history)
+        header, _ = codec.decode_for_readers(last, run.history[last])
+        time = self.clock() if header is None else max(self.clock(), header.time)
+        run.history[last + 1] = codec.encode_turn(TurnHeader(time=time), [event])
+        self._close(run, state, records.encode_outcome(event))
+        self.hint(Hint(closed=frozenset({run.id})))
+        self._changed(run)
 
     async def resume(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunId | None:
         """Make a held run ready again."""

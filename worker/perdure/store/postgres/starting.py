@@ -9,12 +9,18 @@ import uuid
 import msgspec
 from psycopg import errors
 
-from perdure.model.events import WorkflowExecutionTerminated
+from perdure.model.events import (
+    TIMED_OUT,
+    ClosedFromOutside,
+    WorkflowExecutionTerminated,
+)
 from perdure.model.hints import NOTHING, Hint
-from perdure.model.runs import RunId, WorkerId
+from perdure.model.runs import RunId, RunState, WorkerId
+from perdure.model.workers import Lease
 from perdure.store import records
-from perdure.store.postgres.arrays import Bytea, boolean, int8, text
+from perdure.store.postgres.arrays import Bytea, boolean, int4, int8, text
 from perdure.store.postgres.connection import AnswerLostError, Lane, Parameters, Patience, Row, look_first
+from perdure.store.postgres.leasing import fence, lost
 from perdure.store.postgres.owning import forget
 
 _encoder = msgspec.json.Encoder()
@@ -39,8 +45,29 @@ async def terminate(
     """Close the open run; the last message in its inbox tells its owner."""
     records.check_texts(reason)
     event = WorkflowExecutionTerminated(reason, uuid.uuid4().hex)
+    return await _close(lane, _target(namespace, instance, run_id), RunState.TERMINATED, event)
+
+
+async def time_out(lane: Lane, lease: Lease) -> tuple[int, Hint]:
+    """Close some of the runs that nobody owns and whose deadline has passed, those first that are late for longest."""
+    rows = await lane.fetch("overdue", fence(lease))
+    if not rows:
+        raise lost(lease)
+    closed, hint = 0, NOTHING
+    for namespace, instance, run_id in rows:
+        if run_id is not None:
+            target = _target(namespace, instance, RunId(run_id))
+            found, more = await _close(lane, target, RunState.TIMED_OUT, TIMED_OUT)
+            closed, hint = closed + (found is not None), hint | more
+    return closed, hint
+
+
+async def _close(
+    lane: Lane, target: Parameters, state: RunState, event: ClosedFromOutside
+) -> tuple[RunId | None, Hint]:
     parameters = {
-        **_target(namespace, instance, run_id),
+        **target,
+        "ending": int4(state),
         "outcome": Bytea(records.encode_outcome(event)),
         "event": Bytea(_encoder.encode(event)),
     }

@@ -118,6 +118,12 @@ class PostgresStore(PostgresReads):
         self.hint(hint)
         return held
 
+    async def time_out(self, lease: Lease) -> int:
+        """Close runs that nobody owns and whose deadline has passed."""
+        closed, hint = await starting.time_out(self._misc, lease)
+        self.hint(hint)
+        return closed
+
     async def resume(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunId | None:
         """Make a held run ready again."""
         resumed, hint = await starting.resume(self._misc, namespace, instance, run_id)

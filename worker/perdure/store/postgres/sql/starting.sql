@@ -198,15 +198,16 @@ CROSS JOIN LATERAL (
 -- Locks the row first: its owner and mail must be the ones that the lock protects. A turn that the owner flushes
 -- meanwhile takes the same place in the history; then the statement fails as a whole and the caller repeats. A message
 -- that comes meanwhile is not seen by the snapshot, and left: then the mail has another number there than the row that
--- is locked, and the caller removes what came between.
+-- is locked, and the caller removes what came between. A run whose time is over (14) is left to its owner, if it has one.
 WITH target AS MATERIALIZED (
     SELECT id, owner, mail, key, beats FROM perdure.run
     WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL
       AND id = coalesce(:run::bigint, id)
+      AND (:ending::integer = 13 OR state IN (0, 2, 3) AND NOT suspended) IS TRUE
     FOR NO KEY UPDATE
 ), closed AS (
     UPDATE perdure.run r
-    SET state = 13, owner = NULL, wake_at = NULL, closed_at = now(), outcome = :outcome::bytea,
+    SET state = :ending::integer, owner = NULL, wake_at = NULL, closed_at = now(), outcome = :outcome::bytea,
         mail = CASE WHEN target.owner IS NULL THEN r.mail ELSE r.mail + 1 END,
         waiting_for = NULL, hold_reason = NULL, hold_message = NULL
     FROM target
@@ -248,9 +249,20 @@ FROM target;
 -- The outcome has the id of the request, so that it is the run which an earlier try of the same request has closed.
 SELECT id, NULL::bigint, key IS NOT NULL, mail, mail FROM perdure.run
 WHERE namespace = :namespace::text AND instance = :instance::text AND hashtext(instance) = hashtext(:instance::text)
-  AND closed_at IS NOT NULL AND state = 13 AND outcome = :outcome::bytea
+  AND closed_at IS NOT NULL AND state = :ending::integer AND outcome = :outcome::bytea
+  AND id = coalesce(:run::bigint, id)
 ORDER BY id DESC
 LIMIT 1;
+
+-- name: overdue
+SELECT r.namespace, r.instance, r.id
+FROM perdure.worker w LEFT JOIN LATERAL (
+    SELECT namespace, instance, id FROM perdure.run
+    WHERE deadline <= now() AND state IN (0, 2, 3) AND NOT suspended
+    ORDER BY deadline
+    LIMIT 1000
+) r ON true
+WHERE w.id = :worker::bigint AND w.epoch = :epoch::bigint AND w.expires_at > clock_timestamp();
 
 -- name: adopt
 WITH adopted AS (
