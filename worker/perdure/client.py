@@ -12,6 +12,7 @@ from time import time_ns
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, cast, overload
 
+from perdure.engine.loop import running
 from perdure.engine.run import current
 from perdure.errors import (
     DefinitionError,
@@ -200,7 +201,8 @@ class Client:
     @property
     def store(self) -> FullStore:
         """The store, while the client is open. Raises `PerdureError` at any other time, and inside a workflow."""
-        _refuse_in_workflow()
+        if running() is not None:
+            _refuse_in_workflow()
         if self._store is None:
             message = "this client is not open; use it inside `async with Client.connect(...) as client:`"
             raise PerdureError(message)

@@ -29,10 +29,6 @@ class Generators:
         self._closing: list[asyncio.Task[None]] = []
         self._prune_at = _PRUNE_AT
 
-    def __bool__(self) -> bool:
-        """Whether there is something to `end`."""
-        return bool(self._known or self._closing)
-
     def add(self, generator: Generator) -> None:
         """Take note of one that begins."""
         if len(self._known) >= self._prune_at:

@@ -189,7 +189,8 @@ class RunLoop(asyncio.AbstractEventLoop):
         self._stays = False
         self.hash = 0
         """The hash of the last task or future."""
-        self.generators = generators.Generators()
+        self.generators: generators.Generators | None = None
+        """The async generators that have begun; few runs have any."""
         self._named = 0
 
     def push(self, handle: Handle) -> None:
@@ -198,22 +199,20 @@ class RunLoop(asyncio.AbstractEventLoop):
 
     def run_ready(self) -> None:
         """Run callbacks in order until none is ready or the host stops the turn."""
-        self._run_all(self._ready)
+        still = _here.still
+        if still is not None:
+            self._run(self._ready, still)
+        else:
+            with Stillness() as still:
+                self._run(self._ready, still)
 
     def run_once(self) -> bool:
         """Run the callbacks that are ready now, and none that become so meanwhile; return whether there were any."""
         ready, self._ready = self._ready, deque()
         found = bool(ready)
-        self._run_all(ready)
+        with contextlib.ExitStack() as stack:
+            self._run(ready, _here.still or stack.enter_context(Stillness()))
         return found
-
-    def _run_all(self, ready: deque[Handle]) -> None:
-        still = _here.still
-        if still is not None:
-            self._run(ready, still)
-        else:
-            with Stillness() as still:
-                self._run(ready, still)
 
     @contextlib.contextmanager
     def staying(self) -> Iterator[None]:
@@ -365,6 +364,8 @@ for _name in (
 def _iterated(generator: generators.Generator) -> None:
     loop = running()
     if loop is not None:
+        if loop.generators is None:
+            loop.generators = generators.Generators()
         loop.generators.add(generator)
 
 

@@ -240,7 +240,7 @@ class Run:
         try:
             return await self.definition.function(*args, **kwargs)
         finally:
-            if self.loop.generators:
+            if self.loop.generators is not None:
                 await self.loop.generators.end(self.loop.create_task)
 
     def _cancel_requested(self, event: WorkflowExecutionCancelRequested) -> bool:
@@ -356,7 +356,8 @@ class Run:
         stubborn = end_tasks(self.loop)
         # Without cycles all of it goes now, and the garbage collector has nothing to find.
         self.loop.tasks.clear()
-        self.loop.generators.clear()
+        if self.loop.generators is not None:
+            self.loop.generators.clear()
         self._main = None
         del self.loop
         return stubborn

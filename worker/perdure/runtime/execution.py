@@ -230,7 +230,8 @@ class Execution:
 
     def _submit(self, commit: Commit, answered: Callable[[Answer], None]) -> None:
         self._in_flight = True
-        self._cancel_wake()
+        if self._wake is not None:
+            self._cancel_wake()
         self.home.flusher.submit(commit, answered)
 
     # --- after a commit -----------------------------------------------------------
@@ -323,7 +324,8 @@ class Execution:
         if self._incoming or (self._unplaced and not self.leaving):
             self._schedule()
             return
-        self._cancel_wake()
+        if self._wake is not None:
+            self._cancel_wake()
         if self._local and not self._agenda:
             self.home.resting.discard(self.info.run_id)
             return
@@ -391,9 +393,7 @@ class Execution:
         self._cancel_wake()
         for seq in self._local:
             self.home.attempts.cancel(self.info.run_id, seq)
-        if self._run is not None:
-            stubborn = self._run.evict()
-            if stubborn:
-                message = "%s: tasks %s ignored their cancellation and were closed"
-                logger.error(message, self.info.id, stubborn, extra=about(self.info))
+        if self._run is not None and (stubborn := self._run.evict()):
+            message = "%s: tasks %s ignored their cancellation and were closed"
+            logger.error(message, self.info.id, stubborn, extra=about(self.info))
         self.home.left(self, ending)

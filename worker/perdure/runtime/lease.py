@@ -71,7 +71,7 @@ class LeaseKeeper:
         A process that was frozen, or whose heartbeats do not come back, knows by its own clock that others may have
         taken over, before anybody tells it. What begins an effect asks first; writes have their fence.
         """
-        if not self.over:
+        if monotonic() < self._until:  # as in `over`, asked for each attempt
             return True
         self._tell("lost")
         return False

@@ -151,12 +151,10 @@ class Flush:
 async def flush(lane: Lane, hints: Hints, lease: Lease, commits: Sequence[Commit]) -> Flush:
     """Carry out the commits that the database takes."""
     flushed = Flush(lane, hints, lease, [None] * len(commits))
-    items: list[_Item] = []
-    for place, commit in enumerate(commits):
-        try:
-            items.append(_item(place, commit))
-        except PayloadError as error:
-            flushed.refused[place] = error
+    try:
+        items = [_item(place, commit) for place, commit in enumerate(commits)]
+    except PayloadError:
+        items = list(_readable(commits, flushed.refused))
     items.sort(key=_RUN_ID)  # everybody locks runs in this order
     for item in items:
         if item.size > MOST_OF_A_TURN:
@@ -166,6 +164,14 @@ async def flush(lane: Lane, hints: Hints, lease: Lease, commits: Sequence[Commit
     for batch in _batches(items):
         await flushed.write(batch)
     return flushed
+
+
+def _readable(commits: Sequence[Commit], refused: dict[int, PayloadError]) -> Iterator[_Item]:
+    for place, commit in enumerate(commits):
+        try:
+            yield _item(place, commit)
+        except PayloadError as error:
+            refused[place] = error
 
 
 def _closed(items: Sequence[_Item]) -> Hint:
