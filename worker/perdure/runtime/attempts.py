@@ -80,7 +80,7 @@ class _Raised(msgspec.Struct):
     error: BaseException
 
 
-def judge(job: Job, error: BaseException, details: bytes | None = None) -> Verdict:
+def judge(job: Job, error: BaseException, details: bytes | None = None) -> ActivityFailed | Retry:
     """Decide what a failed attempt means: another one, or the end."""
     failure = record(error)
     policy = job.options.retry
@@ -258,13 +258,12 @@ class Attempt(msgspec.Struct, eq=False):
         if self.over:
             return
         job, verdict = self._job, judge(self._job, error, self._details)
-        if not isinstance(verdict, ActivityCompleted):
-            again = f"another follows in {verdict.delay:.3g} s" if isinstance(verdict, Retry) else "no other follows"
-            what = f"attempt {job.attempt} of activity {job.name} of {job.workflow_id} failed, {again}"
-            known = {"workflow_id": job.workflow_id, "run_id": job.run_id, "activity": job.name, "attempt": job.attempt}
-            failure = verdict.failure
-            text = f"{failure.type}: {failure.message}\n{failure.traceback}".rstrip()
-            logger.warning("%s: %s", what, text, extra=known)
+        again = f"another follows in {verdict.delay:.3g} s" if isinstance(verdict, Retry) else "no other follows"
+        what = f"attempt {job.attempt} of activity {job.name} of {job.workflow_id} failed, {again}"
+        known = {"workflow_id": job.workflow_id, "run_id": job.run_id, "activity": job.name, "attempt": job.attempt}
+        failure = verdict.failure
+        text = f"{failure.type}: {failure.message}\n{failure.traceback}".rstrip()
+        logger.warning("%s: %s", what, text, extra=known)
         self._report(verdict)
 
     def _report(self, verdict: Verdict) -> None:
