@@ -185,5 +185,7 @@ def test_generators_that_came_to_their_end_are_not_remembered_for_ever() -> None
 
     script = Script(many)
     script.turn()
-    assert len(script.run.loop.generators._known) <= 64
+    generators = script.run.loop.generators
+    assert generators is not None
+    assert len(generators._known) <= 64
     assert script.outcome(script.fire(1)) == 10_000
