@@ -75,7 +75,7 @@ class Scale:
     rounds: int
     factor: int
     signals: int = 100
-    idle_seconds: int = 20
+    idle_seconds: int = 60
     fan_outs: tuple[int, ...] = (1_000, 10_000)
     slow_fan_out: bool = False
     sleepers: int = 10_000
@@ -90,7 +90,6 @@ SCALES: Final = {
         name="full",
         rounds=5,
         factor=3,
-        idle_seconds=60,
         slow_fan_out=True,
         sleepers=100_000,
         backlog=1_000_000,

@@ -201,7 +201,7 @@ def idle(scale: Scale) -> Scenario:
     )
     about = (
         "A process with client and worker and nothing to do. Operations are the transactions that the server counted in"
-        " the database (for Perdure one statement each); below, Perdure's by name."
+        " the database (for Perdure one statement each), those of its own cleaning included; below, Perdure's by name."
     )
     return Scenario(name="idle", about=about, unit="statements", steps=steps, together=True)
 

@@ -24,7 +24,7 @@ from .waiting import hinted
 
 CLAIM = 100
 """Most runs taken at a time."""
-CLAIM_POLL = 2.5
+CLAIM_POLL = 3.0
 """Seconds between two looks when nobody hints."""
 TRIAL = 0.1
 """Most seconds for which nothing else is claimed after a run that may have ended its last owners: enough for activities
