@@ -11,13 +11,14 @@ import pytest
 from perdure.errors import LeaseLostError
 from perdure.model.runs import Commit, Committed, Heartbeat, NewTask, RunState
 from perdure.model.workers import Lease
-from tests.support.stores import NAMESPACE, Stage, behaviour, close, commit, scheduled, signal, turn
+from tests.support.stores import NAMESPACE, Stage, behaviour, close, commit, names, scheduled, signal, turn
 
 Write = Callable[[Lease, Commit], Awaitable[Committed]]
 COMPANIES = pytest.mark.parametrize("company", [0, 2], ids=["alone", "with two others"])
 RECORDED = Committed(recorded=True, ended=False)
 CLOSED = Committed(recorded=True, ended=True)
 REFUSED = Committed(recorded=False, ended=False)
+UNREAD = Committed(recorded=False, ended=False, unread=True)
 
 
 def alone_and_in_company(test: Callable[[Stage, int], Coroutine[Any, Any, None]]) -> Callable[[Stage, int], None]:
@@ -80,6 +81,33 @@ async def test_what_belongs_to_a_run_goes_when_it_closes(stage: Stage, company: 
     assert await write(lease, commit(run_id, turn(2), close())) == CLOSED
     assert await stage.store.inbox(lease) == []
     assert await stage.store.claim_tasks(lease, 5) == []
+
+
+@alone_and_in_company
+async def test_a_run_does_not_close_on_mail_that_its_last_turn_did_not_know_of(stage: Stage, company: int) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    write = await writer(stage, lease, company)
+    await stage.store.deliver(NAMESPACE, "order-1", signal("late"))
+    task = NewTask(seq=1, queue="default", name="print", input=b"[]", options=b"{}")
+    for asked in (commit(run_id, turn(1), close(mail=0)), commit(run_id, turn(1), close(mail=0), tasks=(task,))):
+        assert await write(lease, asked) == UNREAD
+        assert await stage.types(run_id) == ["WorkflowExecutionStarted"]
+        assert (await stage.summary()).state is RunState.OWNED
+        assert names(await stage.store.inbox(lease)) == [(1, "late")]
+    assert await write(lease, commit(run_id, turn(1, signal("late")), close(mail=1))) == CLOSED
+    assert await stage.store.deliver(NAMESPACE, "order-1", signal("too late")) is None
+
+
+@alone_and_in_company
+async def test_a_close_that_has_to_be_repeated_is_the_same_close(stage: Stage, company: int) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    write = await writer(stage, lease, company)
+    last = commit(run_id, turn(1), close(mail=0))
+    assert await write(lease, last) == CLOSED
+    assert await stage.store.deliver(NAMESPACE, "order-1", signal("too late")) is None
+    assert await write(lease, last) == CLOSED
 
 
 @alone_and_in_company

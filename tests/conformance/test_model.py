@@ -109,7 +109,7 @@ def endings(mail: st.SearchStrategy[int]) -> st.SearchStrategy[Ending | None]:
             mail,
             st.sampled_from([None, 1, LATER]),
         ),
-        st.just(close()),
+        st.builds(close, st.none(), st.none() | mail),
         st.sampled_from([Hold(reason="Broken", message="it differs"), Hold(reason=UNKNOWN_WORKFLOW, message="")]),
         st.just(Release()),
     )

@@ -165,10 +165,12 @@ class Workers(Clients):
             return
         for commit, answer in zip(commits, answers, strict=True):
             was, is_now = before.runs[commit.run_id], after.runs[commit.run_id]
-            assert answer.recorded == (was.owner == actor.lease.worker)
+            mine = was.owner == actor.lease.worker
+            assert answer.unread == (mine and isinstance(commit.ending, Close) and commit.ending.mail != was.mail)
+            assert answer.recorded == (mine and not answer.unread)
             refused = isinstance(commit.ending, Park) and commit.ending.mail != was.mail
             if not answer.recorded:
-                assert is_now == was, "nobody writes into a run of somebody else"
+                assert is_now == was, "nobody writes into a run of somebody else, or closes one that has unread mail"
             else:
                 assert answer.ended == (commit.ending is not None and not refused)
             self.answered(actor, commit, answer)
@@ -184,7 +186,7 @@ class Workers(Clients):
             "none": None,
             "park": Park(mail=held.seen, wake_at=None),
             "sleep": Park(mail=held.seen, wake_at=plan.wake_at),
-            "close": close(),
+            "close": close(mail=held.seen),
             "hold": Hold(reason="Broken", message="it differs"),
             "release": Release(),
         }
@@ -201,6 +203,8 @@ class Workers(Clients):
 
     def answered(self, actor: Actor, commit: Commit, answer: Committed) -> None:
         held = actor.runs[commit.run_id]
+        if answer.unread:
+            return
         if not answer.recorded or answer.ended:
             del actor.runs[commit.run_id]
         elif commit.turn is not None:

@@ -286,9 +286,9 @@ def completed(result: str = "null") -> WorkflowExecutionCompleted:
     return WorkflowExecutionCompleted(raw(result))
 
 
-def close(event: WorkflowExecutionCompleted | None = None) -> Close:
+def close(event: WorkflowExecutionCompleted | None = None, mail: int | None = None) -> Close:
     """Return the ending of a run that completed."""
-    return Close(state=RunState.COMPLETED, outcome=event or completed())
+    return Close(state=RunState.COMPLETED, outcome=event or completed(), mail=mail)
 
 
 def names(items: list[InboxItem] | tuple[InboxItem, ...]) -> list[tuple[int, str]]:

@@ -104,9 +104,10 @@ class WorkflowHandle(Generic[R]):
     async def signal(self, signal: Signal[Any] | str, payload: Any = None) -> None:
         """Deliver a message.
 
-        Raises `WorkflowNotFoundError` or `WorkflowClosedError`. What is accepted waits until the run asks for it; what
-        it has not asked for when it closes goes with it, also what came while its last turn was being written. What the
-        receiver could not read raises `PayloadError`, if the signal is given as it was declared and not by name.
+        Raises `WorkflowNotFoundError` or `WorkflowClosedError`. What is accepted waits until the run asks for it, and
+        the run does not close by itself before it could have: if something comes while its last turn is being written,
+        that turn is taken again. What it has not asked for when it closes goes with it. What the receiver could not
+        read raises `PayloadError`, if the signal is given as it was declared and not by name.
         """
         name = signal if isinstance(signal, str) else signal.name
         raw = encode(payload, f"signal {name}")

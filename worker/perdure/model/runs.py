@@ -167,13 +167,16 @@ class Park(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Close(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """End the run. ``outcome`` is the closing event as history has it.
+    """End the run, if its last turn knew of all ``mail`` (None: whatever came).
 
-    A run that is ``awaited`` by somebody in its owner's process needs no hint; who waits elsewhere as well will poll.
+    ``outcome`` is the closing event as history has it. A run that is ``awaited``
+    by somebody in its owner's process needs no hint; who waits elsewhere as well
+    will poll.
     """
 
     state: RunState
     outcome: Closing | ClosedFromOutside
+    mail: int | None = None
     awaited: bool = False
 
 
@@ -232,11 +235,14 @@ class Committed(msgspec.Struct, frozen=True, gc=False):
 
     ``recorded``: the turn is durable (now, or by an earlier try of the same
     bytes). ``ended``: the ending took place; a park is refused when mail came.
-    ``recorded=False`` means that the run belongs to somebody else now.
+    ``recorded=False`` means that the run belongs to somebody else now, unless it
+    is ``unread``: then mail came that its last turn did not know of, and nothing
+    of the commit was carried out.
     """
 
     recorded: bool
     ended: bool
+    unread: bool = False
 
 
 class ClaimedTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):

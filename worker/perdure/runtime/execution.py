@@ -85,9 +85,8 @@ class Execution:
         self._remote: set[int] = set(claimed.tasks)
         self._details = dict(claimed.details)
         self._agenda: Agenda = [] if claimed.deadline is None else [(claimed.deadline, DEADLINE)]
-        self._in_flight = False
+        self._in_flight = self._scheduled = False
         self._under_way: tuple[Run, Commit, Sequence[int]]
-        self._scheduled = False
         self._wake: asyncio.TimerHandle | None = None
         self.receive(claimed.inbox)
         if begun is None:
@@ -128,8 +127,7 @@ class Execution:
     def drain(self) -> None:
         """Give the run back as soon as no attempt is under way."""
         self.leaving = True
-        if not self._in_flight:
-            self._settle()
+        self._settle()
 
     def stay(self) -> None:
         """Go on after all, as the suspension is over, with what did not begin meanwhile."""
@@ -197,7 +195,7 @@ class Execution:
         ending: Ending | None = None
         placed = NOWHERE
         if decision.closing is not None:
-            ending = self._close(_STATES[type(decision.closing)], decision.closing)
+            ending = self._close(_STATES[type(decision.closing)], decision.closing, self._seen)
         elif self.leaving and not self._local:
             ending = Release()
         else:
@@ -243,6 +241,9 @@ class Execution:
             return
         if isinstance(answer, PayloadError):
             self._hold("TurnRefused", str(answer))
+            return
+        if answer.unread:  # the next owner takes the turn again, with what came
+            self._give_up(Release())
             return
         if not answer.recorded:
             message = "%s was taken over or closed by somebody else; this worker drops it"
@@ -380,8 +381,8 @@ class Execution:
         self._under_way = (run, commit, ())
         self._submit(commit, self._recorded)
 
-    def _close(self, state: RunState, outcome: Closing | ClosedFromOutside) -> Close:
-        return Close(state=state, outcome=outcome, awaited=self.home.awaited(self.info.run_id))
+    def _close(self, state: RunState, outcome: Closing | ClosedFromOutside, mail: int | None = None) -> Close:
+        return Close(state=state, outcome=outcome, mail=mail, awaited=self.home.awaited(self.info.run_id))
 
     def _hold(self, reason: str, message: str) -> None:
         message = message.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()  # the store takes text only

@@ -318,11 +318,13 @@ class MemoryStore(MemoryWorkers):
                 # An earlier try of the same bytes was ours, and if the run is not ours any more its ending was too.
                 ours = before == data
                 return Committed(recorded=ours, ended=ours and commit.ending is not None and not mine)
-            if mine:
-                run.history[commit.turn.seq] = data
         if run is None or not mine:
             took_place = run is not None and commit.turn is None and _looks_ended(run, commit.ending)
             return Committed(recorded=took_place, ended=took_place)
+        if isinstance(commit.ending, Close) and commit.ending.mail not in {None, run.mail}:
+            return Committed(recorded=False, ended=False, unread=True)
+        if commit.turn is not None:
+            run.history[commit.turn.seq] = data
         waited_for = run.waiting_for
         self._apply(run, commit, now)
         ended = commit.ending is not None and self._end(run, build, commit.ending)

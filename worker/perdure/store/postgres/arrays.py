@@ -112,9 +112,9 @@ def boolean(value: bool) -> Bool:
     return Bool(b"\1" if value else b"\0")
 
 
-def int4(value: int) -> Int4:
-    """Pack a number of 32 bits."""
-    return Int4(struct.pack("!i", value))
+def int4(value: int | None) -> Int4 | None:
+    """Pack a number of 32 bits; None stays None, which is NULL of any type."""
+    return None if value is None else Int4(struct.pack("!i", value))
 
 
 def int8(value: int | None) -> Int8 | None:

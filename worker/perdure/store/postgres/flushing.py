@@ -32,6 +32,7 @@ MOST_BYTES = 1_000_000
 
 _RECORDED = Committed(recorded=True, ended=False)
 _CLOSED = Committed(recorded=True, ended=True)
+_UNREAD = Committed(recorded=False, ended=False, unread=True)
 _RUN_ID = attrgetter("run_id")
 _PLAIN = attrgetter("plain")
 _SIZE = attrgetter("size")
@@ -137,15 +138,17 @@ class Flush:
         return rows[0]
 
     async def _explain(self, items: Sequence[_Item], places: Sequence[int]) -> None:
-        """Find out whether commits were left out because an earlier try wrote them, or because others own the runs."""
+        """Find out why commits were left out: an earlier try wrote them, others own the runs, or they have new mail."""
         for place in places:
             self.answers[items[place - 1].place] = Committed(recorded=False, ended=False)
         parameters = {**fence(self.lease), **_arrays(items), **_task_arrays(items), "places": int8s(places)}
-        for place, ours, owned in await self.lane.fetch("unrecorded", parameters):
+        for place, ours, owned, missing in await self.lane.fetch("unrecorded", parameters):
             item = items[place - 1]
             if ours:
                 ended = item.commit.ending is not None and not owned
                 self.answers[item.place] = Committed(recorded=True, ended=ended)
+            elif owned and missing and isinstance(item.commit.ending, Close):
+                self.answers[item.place] = _UNREAD
 
 
 async def flush(lane: Lane, hints: Hints, lease: Lease, commits: Sequence[Commit]) -> Flush:
@@ -245,7 +248,13 @@ def _turns(items: Sequence[_Item]) -> tuple[str, dict[str, object]]:
     if item.outcome is None:
         return "turn_one", one
     assert item.commit.ending is not None
-    return "close_one", {**one, "ending": int4(_state(item.commit.ending)), "outcome": Bytea(item.outcome)}
+    ending = item.commit.ending
+    return "close_one", {
+        **one,
+        "ending": int4(_state(ending)),
+        "mail": int4(_mail(ending)),
+        "outcome": Bytea(item.outcome),
+    }
 
 
 def _turn_arrays(items: Sequence[_Item]) -> dict[str, object]:
@@ -255,6 +264,7 @@ def _turn_arrays(items: Sequence[_Item]) -> dict[str, object]:
         "seqs": int4s([None if (turn := item.commit.turn) is None else turn.seq for item in items]),
         "turns": byteas([item.turn for item in items]),
         "endings": int4s(column([None if (end := item.commit.ending) is None else _state(end) for item in items])),
+        "mails": int4s(column([None if (end := item.commit.ending) is None else _mail(end) for item in items])),
         "outcomes": byteas(column([item.outcome for item in items])),
     }
 
@@ -265,7 +275,6 @@ def _arrays(items: Sequence[_Item]) -> dict[str, object]:
     parameters: dict[str, object] = {
         **_turn_arrays(items),
         "consumed": int4s(column([item.commit.consumed for item in items])),
-        "mails": int4s(column([ending.mail if isinstance(ending, Park) else None for ending in endings])),
         "wake_ats": int8s(column([ending.wake_at if isinstance(ending, Park) else None for ending in endings])),
         "reasons": texts(column([_reason(ending) for ending in endings])),
         "messages": texts(column([ending.message if isinstance(ending, Hold) else None for ending in endings])),
@@ -319,6 +328,11 @@ def _state(ending: Ending) -> int:
         case Close():
             return ending.state
     return RunState.READY
+
+
+def _mail(ending: Ending) -> int | None:
+    """Return how much mail the run may have for the ending to take place; None: it does not matter."""
+    return ending.mail if isinstance(ending, (Park, Close)) else None
 
 
 def _reason(ending: Ending | None) -> str | None:

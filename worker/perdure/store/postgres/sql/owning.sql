@@ -156,8 +156,11 @@ SELECT EXISTS (SELECT FROM claimed), EXISTS (SELECT FROM told), EXISTS (SELECT F
 
 -- name: flush_turns
 -- What "flush" does, for commits that are a turn and perhaps a close and nothing else: most of them. Half the work of the
--- long statement. One that is there already makes it fail as a whole; then, and when a run is not ours any more, the
--- caller asks again with the long one.
+-- long statement. One that is there already makes it fail as a whole; then, and when a run is not ours any more or has
+-- mail that its last turn did not know of, the caller asks again with the long one.
+-- A run that closes is not locked before its row changes: the record of a lock is as long as that of a turn. So it may
+-- come out of order, and wait for a delivery that has locked it and waits for another run of this batch: the server finds
+-- out after a second, ends one of the two, and its lane repeats it.
 WITH fence AS MATERIALIZED (
     SELECT id, (date_part('epoch', pg_postmaster_start_time()) * 1000)::bigint AS server FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
@@ -165,27 +168,30 @@ WITH fence AS MATERIALIZED (
 ), mine AS MATERIALIZED (
     SELECT a.*, fence.id AS worker
     FROM fence CROSS JOIN unnest(
-        :runs::bigint[], :seqs::integer[], :turns::bytea[], :endings::integer[], :outcomes::bytea[]
-    ) AS a (run_id, seq, events, ending, outcome)
+        :runs::bigint[], :seqs::integer[], :turns::bytea[], :endings::integer[], :mails::integer[], :outcomes::bytea[]
+    ) AS a (run_id, seq, events, ending, mail, outcome)
     JOIN perdure.run r ON r.id = ANY (ARRAY[a.run_id])
     WHERE r.owner = fence.id AND fence.server = :server::bigint
-), recorded AS (
-    INSERT INTO perdure.history (run_id, seq, events) SELECT run_id, seq, events FROM mine
 ), closed AS (
     UPDATE perdure.run r
     SET state = mine.ending, closed_at = now(), owner = NULL, wake_at = NULL,
         waiting_for = NULL, hold_reason = NULL, hold_message = NULL, outcome = mine.outcome
     FROM mine
     WHERE mine.ending IS NOT NULL AND r.id = ANY (ARRAY[mine.run_id]) AND r.owner = mine.worker
+      AND r.mail = coalesce(mine.mail, r.mail)
     RETURNING r.id, r.key IS NOT NULL AS changed, r.beats
+), recorded AS (
+    INSERT INTO perdure.history (run_id, seq, events)
+    SELECT run_id, seq, events FROM mine WHERE ending IS NULL OR (run_id IN (SELECT id FROM closed)) IS TRUE
+    RETURNING run_id
 ), abandoned AS (
-    DELETE FROM perdure.task WHERE run_id = ANY (ARRAY(SELECT run_id FROM mine WHERE ending IS NOT NULL))
+    DELETE FROM perdure.task WHERE run_id = ANY (ARRAY(SELECT id FROM closed))
 ), read AS (
-    DELETE FROM perdure.inbox WHERE run_id = ANY (ARRAY(SELECT run_id FROM mine WHERE ending IS NOT NULL))
+    DELETE FROM perdure.inbox WHERE run_id = ANY (ARRAY(SELECT id FROM closed))
 ), changed AS (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM closed WHERE changed RETURNING run_id
 )
-SELECT (SELECT count(*) FROM mine), EXISTS (SELECT FROM changed),
+SELECT (SELECT count(*) FROM recorded), EXISTS (SELECT FROM changed),
        CASE WHEN :hint::text IS NOT NULL THEN pg_notify(:channel::text, :hint)::text END,
        (SELECT perdure.silence(array_agg(id)) FROM closed WHERE beats), fence.server
 FROM fence;
@@ -218,6 +224,7 @@ WITH fence AS MATERIALIZED (
         waiting_for = NULL, hold_reason = NULL, hold_message = NULL, outcome = :outcome::bytea
     FROM fence
     WHERE r.id = :run::bigint AND r.owner = fence.id AND fence.server = :server::bigint
+      AND r.mail = coalesce(:mail::integer, r.mail)
     RETURNING r.id, r.key IS NOT NULL AS changed, r.beats, r.mail
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events) SELECT id, :seq::integer, :turn::bytea FROM closed
@@ -236,10 +243,9 @@ FROM fence;
 
 -- name: flush
 -- Many runs, one commit. The order that keeps it from deadlocks: the worker's row, the rows of runs that change (by
--- their numbers, as the caller sorts them), their turns, everything else. A run that closes is not locked before its row
--- changes: nothing depends on its mail any more, and the record of a lock is as long as that of a turn. So it may come
--- out of order, and wait for a delivery that has locked it and waits for another run of this batch: the server finds out
--- after a second, ends one of the two, and its lane repeats it.
+-- their numbers, as the caller sorts them), their turns, everything else.
+-- A run closes only if its last turn knew of all mail, and otherwise nothing of that turn is recorded: whoever sends a
+-- message that is accepted can rely on it that the run's code has had a chance to read it.
 -- A turn that is there already takes nothing else of its commit with it. ON CONFLICT would find it too, but write a
 -- confirmation for every turn; a turn that appears between the look and the insert (somebody terminates the run) makes
 -- the statement fail as a whole, and the caller repeats it.
@@ -263,7 +269,7 @@ WITH fence AS MATERIALIZED (
 ), locked AS MATERIALIZED (
     SELECT a.*, r.mail AS has_mail, r.waiting_for AS waited_for
     FROM fence CROSS JOIN (
-        SELECT * FROM asked WHERE ending < 10 OR status IS NOT NULL ORDER BY run_id
+        SELECT * FROM asked WHERE ending IS NOT NULL OR status IS NOT NULL ORDER BY run_id
     ) a CROSS JOIN LATERAL (
         SELECT mail, waiting_for FROM perdure.run
         WHERE id = a.run_id AND owner = fence.id AND claims = coalesce(a.claim, claims)
@@ -271,12 +277,11 @@ WITH fence AS MATERIALIZED (
     ) r
     WHERE fence.server = :server::bigint
 ), mine AS MATERIALIZED (
-    SELECT * FROM locked
+    SELECT * FROM locked WHERE (ending >= 10 AND mail <> has_mail) IS NOT TRUE
     UNION ALL
     SELECT a.*, NULL, NULL
     FROM fence CROSS JOIN asked a JOIN perdure.run r ON r.id = ANY (ARRAY[a.run_id])
-    WHERE (a.ending IS NULL OR a.ending >= 10) AND a.status IS NULL AND r.owner = fence.id
-      AND fence.server = :server::bigint
+    WHERE a.ending IS NULL AND a.status IS NULL AND r.owner = fence.id AND fence.server = :server::bigint
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events)
     SELECT run_id, seq, events FROM mine
@@ -284,7 +289,7 @@ WITH fence AS MATERIALIZED (
       AND (SELECT true FROM perdure.history h WHERE h.run_id = mine.run_id AND h.seq = mine.seq) IS NULL
     RETURNING run_id
 ), done AS MATERIALIZED (
-    SELECT mine.*, ending IS NOT NULL AND (ending <> 2 OR mail = has_mail) AS ends
+    SELECT mine.*, ending IS NOT NULL AND (mail = has_mail) IS NOT FALSE AS ends
     FROM mine
     WHERE seq IS NULL OR (run_id IN (SELECT run_id FROM recorded)) IS TRUE
 ), outside AS (
@@ -353,7 +358,8 @@ SELECT (SELECT array_agg(place) FROM asked WHERE place NOT IN (SELECT place FROM
 FROM fence;
 
 -- name: unrecorded
--- Why a flush left commits out: an earlier try of the same bytes was ours, or the run is not ours any more.
+-- Why a flush left commits out: an earlier try of the same bytes was ours, or the run is not ours any more; if it is,
+-- and there is no such turn, then it has mail that its last turn did not know of.
 -- A commit without a turn took place earlier if its run is as its ending leaves it.
 SELECT a.place,
        CASE WHEN a.seq IS NOT NULL THEN h.events = a.events AND NOT EXISTS (
@@ -370,7 +376,8 @@ SELECT a.place,
                  AND (a.ending <> 3 OR r.hold_reason = a.reason)
                  AND (a.ending < 10 OR r.outcome = a.outcome)
        END,
-       r.owner = :worker::bigint AND r.claims = coalesce(a.claim, r.claims)
+       r.owner = :worker::bigint AND r.claims = coalesce(a.claim, r.claims),
+       h.seq IS NULL
 FROM unnest(
     :runs::bigint[], :seqs::integer[], :turns::bytea[], :endings::integer[], :reasons::text[], :outcomes::bytea[],
     :claims::integer[]
