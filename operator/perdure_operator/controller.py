@@ -128,8 +128,8 @@ class Controller:
     def name_is_free(self, namespace: str, name: str) -> None:
         """Take note that no run of this name is open any more."""
         waiting = self._waiting.pop((namespace, name), None)
-        if waiting is not None and waiting.uid not in self._jobs:
-            self._enqueue(waiting)
+        if waiting is not None:
+            self._retry(waiting)
 
     async def catch_up(self, longest: float) -> None:
         """Wait until everything is done, or for so many seconds: the database may be away."""

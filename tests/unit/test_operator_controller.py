@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from perdure_operator.abandoned import Abandoned
@@ -34,6 +34,17 @@ class FaultyMaps:
         return {"k": "v"}
 
 
+class GoneMeanwhile(FaultyMaps):
+    """The object whose ConfigMap is read is deleted while that goes on."""
+
+    def __init__(self) -> None:
+        self.delete: Callable[[], None] = lambda: None
+
+    async def read(self, _: str, name: str) -> Mapping[str, str] | None:
+        self.delete()
+        return {"k": "v"}
+
+
 def body(name: str, **spec: Any) -> dict[str, Any]:
     return changed(metadata={"name": name, "namespace": "shop", "uid": str(uuid.uuid4()), "generation": 1}, spec=spec)
 
@@ -59,6 +70,34 @@ async def deal_with_a_faulty_object() -> None:
         maps.repaired = True
         while await store.describe("shop", "faulty") is None:  # noqa: ASYNC110  # the store has no event for it
             await asyncio.sleep(0.05)
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    await database.close()
+
+
+def test_an_object_that_is_deleted_while_it_finds_its_name_in_use_is_not_started_when_the_name_is_free() -> None:
+    asyncio.run(delete_while_the_name_is_in_use())
+
+
+async def delete_while_the_name_is_in_use() -> None:
+    database, objects, maps = Database("memory://"), Objects(), GoneMeanwhile()
+    writer = StatusWriter(Cluster(1), objects, Always(), Settings(url="memory://", identity="a"))
+    controller = Controller(database, objects, writer, Abandoned(), maps.read)
+    working = asyncio.create_task(controller.run())
+    store = await database.store()
+    first, second = body("order"), body("order", inputFrom=[source("late", "k")])
+    async with asyncio.timeout(20):
+        controller.see(first)
+        await controller.catch_up(20)
+        maps.delete = lambda: controller.see_gone(second["metadata"]["uid"], "shop", "order")
+        controller.see(second)
+        await controller.catch_up(20)
+        await store.terminate("shop", "order", "enough")
+        controller.name_is_free("shop", "order")
+        await controller.catch_up(20)
+        run = await store.describe("shop", "order")
+        assert run is not None
+        assert run.key == first["metadata"]["uid"], "nobody wants the second run"
     working.cancel()
     await asyncio.gather(working, return_exceptions=True)
     await database.close()
