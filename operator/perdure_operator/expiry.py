@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from perdure.errors import PerdureError
 
+from .cluster import ClusterError
 from .objects import Known
 from .outbox import TokenBucket
 from .parts import Parts
@@ -22,6 +23,8 @@ logger = logging.getLogger("perdure.operator")
 
 LOOK = 1.0
 AFTER_TROUBLE = 10.0
+AFTER_REFUSAL = 60.0
+"""Seconds until an object is tried again that may not be deleted, by an admission policy or for want of a right."""
 BATCH = 100
 
 
@@ -31,12 +34,18 @@ class Expiry:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._bucket = TokenBucket(parts.settings.status_rate, parts.settings.status_burst)
+        self._spared: dict[str, float] = {}
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
             now, pause = time.time(), LOOK
-            due = [known for known in self._parts.objects if known.expires_at is not None and known.expires_at <= now]
+            self._spared = {uid: until for uid, until in self._spared.items() if until > now}
+            due = [
+                known
+                for known in self._parts.objects
+                if known.expires_at is not None and known.expires_at <= now and known.uid not in self._spared
+            ]
             try:
                 for start in range(0, len(due), BATCH):
                     await self._delete(due[start : start + BATCH])
@@ -57,7 +66,15 @@ class Expiry:
             if self._parts.election.remaining() <= 0:
                 return
             self._bucket.spend()
-            if await self._parts.cluster.delete(known.namespace, known.name, known.uid, known.version):
+            try:
+                deleted = await self._parts.cluster.delete(known.namespace, known.name, known.uid, known.version)
+            except ClusterError as error:
+                if error.code == 0:
+                    raise
+                self._spared[known.uid] = time.time() + AFTER_REFUSAL
+                logger.warning("an object whose time is over cannot be deleted yet: %s", error)
+                continue
+            if deleted:
                 logger.info("%s/%s has outlived its run for long enough and is deleted", known.namespace, known.name)
                 self._parts.controller.see_gone(known.uid, known.namespace, known.name)
             else:
