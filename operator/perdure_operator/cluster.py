@@ -97,20 +97,18 @@ class Cluster:
 
     # Objects
 
-    async def objects(self, namespaces: Sequence[str] | None) -> AsyncIterator[dict[str, Any]]:
-        """Yield every object, page by page; raise rather than leave some out."""
-        for path in _paths(namespaces):
-            async for item in self._pages(path, PAGE, {}):
-                yield {"apiVersion": GROUP, "kind": "WorkflowInstance", **item}
+    async def objects(self, namespace: str | None) -> AsyncIterator[dict[str, Any]]:
+        """Yield every object of a namespace (None: of all), page by page; raise rather than leave some out."""
+        async for item in self._pages(_objects_path(namespace), PAGE, {}):
+            yield {"apiVersion": GROUP, "kind": "WorkflowInstance", **item}
 
-    async def listing(self, namespaces: Sequence[str] | None) -> dict[str, Seen]:
-        """Return every object by UID, without its content; raise rather than leave some out."""
+    async def listing(self, namespace: str | None) -> dict[str, Seen]:
+        """Return the same objects by UID, without their content; raise rather than leave some out."""
         found = {}
-        for path in _paths(namespaces):
-            async for item in self._pages(path, NAMES, {"Accept": _METADATA_ONLY}):
-                metadata = item["metadata"]
-                seen = Seen(metadata["uid"], metadata["namespace"], metadata["name"], version_of(metadata))
-                found[seen.uid] = seen
+        async for item in self._pages(_objects_path(namespace), NAMES, {"Accept": _METADATA_ONLY}):
+            metadata = item["metadata"]
+            seen = Seen(metadata["uid"], metadata["namespace"], metadata["name"], version_of(metadata))
+            found[seen.uid] = seen
         return found
 
     async def read(self, namespace: str, name: str, uid: str) -> dict[str, Any] | None:
@@ -253,10 +251,8 @@ def _error(method: str, path: str, code: int, data: bytes, headers: Mapping[str,
     return ClusterError(code, f"{method} {path}: {code} {message}", float(text) if text.isdecimal() else None)
 
 
-def _paths(namespaces: Sequence[str] | None) -> list[str]:
-    if namespaces is None:
-        return [f"/apis/{GROUP}/{PLURAL}"]
-    return [f"/apis/{GROUP}/namespaces/{_part(namespace)}/{PLURAL}" for namespace in namespaces]
+def _objects_path(namespace: str | None) -> str:
+    return f"/apis/{GROUP}/{PLURAL}" if namespace is None else f"/apis/{GROUP}/namespaces/{_part(namespace)}/{PLURAL}"
 
 
 def _part(name: str) -> str:

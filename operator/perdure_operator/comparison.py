@@ -7,12 +7,15 @@ Missed are, above all, deletions: those of the time when no operator was there, 
 which nobody tells. Two orders make the comparison safe. The keys of open runs are read before the objects are listed,
 and an object is older than its run: a key without an object in the list had its object deleted. And before a run is
 cancelled, its object is asked for once more by name.
+
+A namespace that may not be read, as one that was deleted together with the operator's Role in it, is left out whole,
+and the others do not wait for it. When that changes, a new term begins: `run` returns.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from perdure.client import FullStore
 from perdure.errors import PerdureError
@@ -30,6 +33,7 @@ Place = tuple[str, str]
 """Namespace and name."""
 
 CHUNK = 500
+FORBIDDEN = 403
 SOON = 5.0
 """Seconds from the first listing to the first comparison: the watch has begun by then."""
 GRACE = 2.0
@@ -42,34 +46,59 @@ class Comparison:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._namespaces = parts.settings.namespaces
+        self._namespaces: Sequence[str | None] = parts.settings.namespaces or (None,)
         self._interval = parts.settings.resync
         self._strangers: set[str] = set()
         self.compared_at: float | None = None
 
-    async def list(self) -> None:
-        """See every object once, so that the operator knows what there is before it deals with anything."""
+    async def list(self) -> tuple[tuple[str, ...] | None, bool]:
+        """See every object once, so that the operator knows what there is before it deals with anything.
+
+        Returns the namespaces that can be read, None for all, and whether pods can be watched there.
+        """
         pause = 0.5
         while True:
             try:
-                count = 0
-                async for body in self._parts.cluster.objects(self._namespaces):
-                    self._parts.controller.see(body)
-                    count += 1
-                    if count % PAGE == 0:
-                        await self._parts.controller.catch_up(GRACE)
-                return
+                left_out = self._parts.objects.left_out = await self._read_each(self._see_all)
+                readable = tuple(each for each in self._namespaces if each and each not in left_out) or None
+                return readable, await self._parts.cluster.may_watch_pods(readable)
             except ClusterError as error:
                 logger.warning("the objects cannot be listed; trying again: %s", error)
             await asyncio.sleep(pause)
             pause = min(10.0, pause * 2)
 
+    async def _see_all(self, namespace: str | None) -> None:
+        count = 0
+        async for body in self._parts.cluster.objects(namespace):
+            self._parts.controller.see(body)
+            count += 1
+            if count % PAGE == 0:
+                await self._parts.controller.catch_up(GRACE)
+
+    async def _read_each(self, read: Callable[[str | None], Awaitable[None]]) -> frozenset[str]:
+        """Read every namespace; return those that may not be read, and raise when that is all."""
+        refused: dict[str, ClusterError] = {}
+        for namespace in self._namespaces:
+            try:
+                await read(namespace)
+            except ClusterError as error:
+                if error.code != FORBIDDEN or namespace is None or len(refused) + 1 == len(self._namespaces):
+                    raise
+                refused[namespace] = error
+        for namespace in refused.keys() - self._parts.objects.left_out:
+            logger.warning("namespace %s is not served until it can be read: %s", namespace, refused[namespace])
+        return frozenset(refused)
+
     async def run(self) -> None:
-        """Compare now and then until cancelled. The orphans of the time without an operator are found at once."""
+        """Compare now and then until other namespaces can be read than were listed.
+
+        The orphans of the time without an operator are found at once.
+        """
         pause = min(SOON, self._interval)
         while True:
             try:
-                await self.compare()
+                if not await self.compare():
+                    return
             except PerdureError as error:
                 logger.warning("objects and runs cannot be compared; trying again: %s", error)
                 self._parts.database.failed(error)
@@ -77,14 +106,20 @@ class Comparison:
             await asyncio.sleep(pause)
             pause = self._interval
 
-    async def compare(self) -> None:
-        """Compare once."""
+    async def compare(self) -> bool:
+        """Compare once; return whether the namespaces that can be read are those that were listed."""
         store = await self._parts.database.store()
         keys = await store.open_keys()
         self._parts.controller.abandoned.keep(keys)
         known_before = list(self._parts.objects)
-        listing = await self._parts.cluster.listing(self._namespaces)
-        runs = {uid: place for uid, place in keys.items() if is_uid(uid) and self._is_watched(place[0])}
+        listing: dict[str, Seen] = {}
+
+        async def take(namespace: str | None) -> None:
+            listing.update(await self._parts.cluster.listing(namespace))
+
+        if await self._read_each(take) != self._parts.objects.left_out:
+            return False
+        runs = {uid: place for uid, place in keys.items() if is_uid(uid) and self._parts.serves(place[0])}
         await self._close_finished(store, [known for known in known_before if known.final and known.uid in keys])
         runs = await self._without_strangers(store, runs, listing)
         ghosts = {known.uid: (known.namespace, known.name) for known in known_before}
@@ -94,6 +129,7 @@ class Comparison:
         await self._look_at(listing)
         await self.refresh(store)
         self.compared_at = time.time()
+        return True
 
     async def _close_finished(self, store: FullStore, finished: Sequence[Known]) -> None:
         """Close runs that have ended already, as their objects say: the database was restored from before that.
@@ -124,9 +160,6 @@ class Comparison:
             logger.warning("%d open runs have no object, and the cluster no memory of one", len(strangers))
         self._strangers = strangers
         return {uid: place for uid, place in runs.items() if uid not in strangers}
-
-    def _is_watched(self, namespace: str) -> bool:
-        return self._namespaces is None or namespace in self._namespaces
 
     async def _look_at(self, listing: dict[str, Seen]) -> None:
         """See the objects that were missed or are not as they are known."""

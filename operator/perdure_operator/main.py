@@ -155,16 +155,15 @@ class Term:
             group.create_task(self.controller.run(), name="controller")
             group.create_task(self._workers.run(), name="vanished workers")
             group.create_task(self._backlog.run(), name="backlog")
-            await self._comparison.list()
-            pods = await self._cluster.may_watch_pods(self._settings.namespaces)
+            namespaces, pods = await self._comparison.list()
             if not pods:
                 logger.warning(
                     "pods may not be listed: the runs of a worker that vanishes wait for the end of its lease"
                 )
-            self.watch = Watch(self, self._settings.namespaces, pods=pods)
+            self.watch = Watch(self, namespaces, pods=pods)
             group.create_task(self.watch.run(), name="watch")
             group.create_task(self._sync.run(), name="status changes")
-            group.create_task(self._comparison.run(), name="comparison")
+            group.create_task(self._compare(), name="comparison")
             group.create_task(self._expiry.run(), name="expiry")
             group.create_task(self._queues.run(), name="queues")
             group.create_task(self._events.run(), name="events")
@@ -182,6 +181,10 @@ class Term:
 
     async def _hold(self) -> None:
         await self._election.hold()
+        raise TermOverError
+
+    async def _compare(self) -> None:
+        await self._comparison.run()
         raise TermOverError
 
     def _worker_vanished(self, uid: str, worker: str) -> None:

@@ -80,6 +80,8 @@ class Objects:
 
     def __init__(self) -> None:
         self._known: dict[str, Known] = {}
+        self.left_out: frozenset[str] = frozenset()
+        """Namespaces to be served that could not be read, so that nothing is known of their objects."""
 
     def __iter__(self) -> Iterator[Known]:
         return iter(list(self._known.values()))

@@ -1,6 +1,6 @@
 """What the loops between database and objects work with.
 
-What lives here: `Parts`. What must not: behaviour. `main` makes one for a term; `sync`, `comparison` and `expiry` take
+What lives here: `Parts`. What must not: effects. `main` makes one for a term; `sync`, `comparison` and `expiry` take
 it.
 """
 
@@ -26,3 +26,8 @@ class Parts:
     writer: StatusWriter
     election: Election
     settings: Settings
+
+    def serves(self, namespace: str) -> bool:
+        """Tell whether a namespace is to be served, and can be read."""
+        asked = self.settings.namespaces is None or namespace in self.settings.namespaces
+        return asked and namespace not in self.objects.left_out

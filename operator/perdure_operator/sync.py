@@ -46,7 +46,6 @@ class Sync:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._namespaces = parts.settings.namespaces
         self._news = parts.writer.on_settled
         self._done: set[int] = set()
         self._handed: set[int] = set()
@@ -104,7 +103,7 @@ class Sync:
             run = change.run
             if run.key is None or not is_uid(run.key):
                 self._done.add(change.number)
-            elif change.number not in self._handed and self._is_ours(run):
+            elif change.number not in self._handed and self._parts.serves(run.namespace):
                 latest[run.key] = (run, [*(latest[run.key][1] if run.key in latest else ()), change.number])
         for uid, (run, numbers) in latest.items():
             await self._tell(uid, run, numbers)
@@ -122,9 +121,6 @@ class Sync:
             self._after = 0
         if is_full:
             self._news.set()
-
-    def _is_ours(self, run: RunSummary) -> bool:
-        return self._namespaces is None or run.namespace in self._namespaces
 
     async def _tell(self, uid: str, run: RunSummary, numbers: Collection[int]) -> None:
         if run.state.closed:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perdure.store.postgres.migrate import migrate
-from tests.operator.stage import Stage, WireInThread, condition
+from tests.operator.stage import RULES, Stage, WireInThread, condition
 from tests.support.cli import eventually
 from tests.support.instances import Instances
 from tests.support.kubernetes import ControlPlane
@@ -224,6 +224,39 @@ def test_an_operator_that_may_not_write_statuses_is_not_ready_and_does_not_end(s
             assert "403" in operator.probe("/readyz")[1]["wrong"]["status"]
         stage.until_phase("mute", "Succeeded")
         eventually(lambda: operator.probe("/readyz")[0] == 200, "an operator that is ready again")
+
+
+def test_a_namespace_that_was_deleted_with_the_role_in_it_stops_nothing_in_the_others(stage: Stage) -> None:
+    other = Instances(stage.plane, f"{stage.namespace}-b")
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "operator"},
+        "rules": RULES,
+    }
+    stage.plane.kubectl("create", "namespace", other.namespace)
+    path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{other.namespace}/roles"
+    subject = f"--serviceaccount={stage.namespace}:operator"
+    binding = ("-n", other.namespace, "create", "rolebinding", "operator", "--role=operator", subject)
+    stage.plane.kubectl(*binding)
+    assert stage.plane.request("POST", path, role).status == 201
+    with stage.worker() as worker, stage.operator("--namespace", other.namespace) as operator:
+        worker.until_it_serves()
+        operator.until_it_leads()
+        assert other.create("there", {"workflow": "greet"}).status == 201
+        eventually(lambda: "status" in other.read("there"), "a status in the other namespace")
+        assert stage.plane.request("DELETE", f"{path}/operator").status == 200
+        operator.until(f"namespace {other.namespace} is not served")
+        stage.apply("here", "greet", {"name": "Ada"})
+        stage.until_phase("here", "Succeeded")
+        operator.restart()
+        operator.until(f"namespace {other.namespace} is not served")
+        stage.apply("still", "greet", {"name": "Bob"})
+        stage.until_phase("still", "Succeeded")
+        assert stage.plane.request("POST", path, role).status == 201
+        assert other.create("again", {"workflow": "greet"}).status == 201
+        eventually(lambda: "status" in other.read("again"), "a status in the namespace that is back")
+        other.kubectl("delete", "wfi", "--all")
 
 
 def test_a_process_whose_watch_dies_ends_with_an_error_instead_of_going_on_deaf(stage: Stage, tmp_path: Path) -> None:

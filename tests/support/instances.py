@@ -15,11 +15,11 @@ class Instances:
 
     def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
         self._plane = control_plane
-        self._namespace = namespace
+        self.namespace = namespace
         self._path = f"/apis/perdure.dev/v1/namespaces/{namespace}/workflowinstances"
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> tuple[str, str]:
-        answer = self._plane.kubectl("-n", self._namespace, *arguments, stdin=stdin, check=check)
+        answer = self._plane.kubectl("-n", self.namespace, *arguments, stdin=stdin, check=check)
         return answer.stdout, answer.stderr
 
     def create(self, name: str, spec: dict[str, Any], **fields: Any) -> Answer:
