@@ -3,8 +3,9 @@
 What lives here: `Election`. What must not: what a leader does. `main` holds one and starts a term whenever it is won.
 
 The clocks of other machines decide nothing: a Lease counts as given up when it has not changed for its whole length as
-seen from here, or when its holder was an earlier process of this pod: a container is started again after its end. The
-holder renews it several times within that length and stops writing early enough that its last write has ended before
+seen from here, or when its holder was an earlier process of this pod: a container is started again after its end. A
+Lease of this process that is older than what it wrote last is no longer its own: the cluster was restored from a backup,
+and a term begins that knows of the gap. The holder renews it several times within that length and stops writing early enough that its last write has ended before
 anybody else can take over. As a second fence each status write names the version that it replaces
 (`Cluster.write_status`), so that a writer that was paused between the two checks changes nothing that a newer leader
 wrote. In the database nothing needs a fence: starting is unique by the UID for ever, cancelling twice is cancelling
@@ -38,6 +39,7 @@ class Election:
         self._pod = settings.pod
         self._length = settings.lease
         self._lease: dict[str, Any] | None = None
+        self._written = ""
         self._seen: tuple[object, object] = ("", "")
         self._seen_at = 0.0
         self._until = 0.0
@@ -58,6 +60,7 @@ class Election:
 
         It had none before the Lease was made: what is older is of another cluster. And it had none between the last
         renewal that the Lease knows of and the beginning of this term: if somebody led then, the cluster was restored.
+        The database may be behind this clock, so the gap ends early: nobody has led for as long as a Lease lasts.
         """
         return at >= self.created and not (self._gap is not None and self._gap[0] < at < self._gap[1])
 
@@ -77,7 +80,7 @@ class Election:
             await asyncio.sleep(min(self._pause(), max(0.0, self.remaining())))
             await self._try()
         self.leading = False
-        logger.error("%s does not lead any more: %s", self._identity, self.trouble or "the Lease has another holder")
+        logger.error("%s does not lead any more: %s", self._identity, self.trouble or "the Lease is not its own")
 
     async def release(self) -> None:
         """Give the Lease back, so that another operator need not wait for its end."""
@@ -105,8 +108,9 @@ class Election:
             return False
         self.trouble = ""
         self.reached_at = time.monotonic()
-        if ours:
+        if ours and self._lease is not None:
             self._until = asked_at + self._length * 2 / 3
+            self._written = self._lease["spec"]["renewTime"]
         elif self._lease is not None:
             self._until = 0.0  # it has another holder; without a Lease in hand it was only changed by somebody
         return ours
@@ -119,7 +123,7 @@ class Election:
                 self._lease = await self._cluster.create_lease(self._namespace, self._new(), patience)
                 self._remember()
                 return self._lease is not None
-            if not self._is_ours(self._lease) and not self._is_given_up(self._lease):
+            if not self._is_ours(self._lease) and (self.leading or not self._is_given_up(self._lease)):
                 return False
             self._remember()
             self.abandoned.read((self._lease["metadata"].get("annotations") or {}).get(ANNOTATION, ""))
@@ -134,15 +138,18 @@ class Election:
         self.created = _time(self._lease["metadata"]["creationTimestamp"])
         renewed = self._lease["spec"].get("renewTime")
         if renewed and not self._is_ours(self._lease):
-            self._gap = (_time(renewed) + timedelta(seconds=self._length), datetime.now(UTC))
+            length = timedelta(seconds=self._length)
+            self._gap = (_time(renewed) + length, datetime.now(UTC) - length)
 
     def _is_ours(self, lease: Mapping[str, Any]) -> bool:
-        return bool(lease["spec"].get("holderIdentity") == self._identity)
+        spec = lease["spec"]
+        return spec.get("holderIdentity") == self._identity and (spec.get("renewTime") or "") >= self._written
 
     def _is_given_up(self, lease: Mapping[str, Any]) -> bool:
         spec = lease["spec"]
         holder = spec.get("holderIdentity") or ""
-        if not holder or (self._pod and holder.rpartition("_")[0] == self._pod):
+        earlier = holder != self._identity and holder.rpartition("_")[0] == self._pod
+        if not holder or (self._pod and earlier):
             return True
         sign = (holder, spec.get("renewTime"))
         now = time.monotonic()

@@ -164,11 +164,7 @@ def test_runs_of_objects_that_a_restored_cluster_has_forgotten_go_on(stage: Stag
             operator.kill()
         # As an etcd of an hour ago: the object is not there yet, and the Lease was renewed an hour ago.
         stage.delete("forgotten")
-        lease = stage.lease()
-        past = datetime.now(UTC).replace(year=datetime.now(UTC).year - 1)
-        lease["spec"]["renewTime"] = past.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        path = f"/apis/coordination.k8s.io/v1/namespaces/{stage.namespace}/leases/perdure-operator"
-        assert stage.plane.request("PUT", path, lease).status == 200
+        forget_the_last_hours(stage)
         with stage.operator() as operator:
             operator.until("1 open runs have no object")
             stage.until_the_lease_says("perdure.dev/abandoned-runs")
@@ -181,6 +177,51 @@ def test_runs_of_objects_that_a_restored_cluster_has_forgotten_go_on(stage: Stag
         with stage.operator():
             stage.until_run("deleted", "Cancelled")
             assert stage.cli.describe("forgotten")["phase"] == "Running"
+
+
+def test_an_operator_that_lives_through_the_restore_of_its_cluster_cancels_nothing(
+    another_cluster: ControlPlane, database: str, tmp_path: Path
+) -> None:
+    migrate(database)
+    stage = Stage(another_cluster, "default", database, tmp_path)
+    with stage.worker() as worker:
+        worker.until_it_serves()
+        with stage.operator(POD_NAME="operator-1") as operator:
+            operator.until_it_leads()
+            stage.apply("known", "approval")
+            stage.until_phase("known", "Running")
+            another_cluster.back_up(tmp_path / "etcd")
+            stage.apply("forgotten", "approval")
+            stage.until_phase("forgotten", "Running")
+            another_cluster.restore(tmp_path / "etcd")
+            operator.until("1 open runs have no object")
+        assert not stage.cli.describe("forgotten")["cancelRequested"]
+
+
+def test_a_database_whose_clock_is_behind_makes_no_run_one_of_another_cluster(stage: Stage) -> None:
+    with stage.worker() as worker:
+        worker.until_it_serves()
+        with stage.operator() as operator:
+            operator.until_it_leads()
+        stage.apply("again", "greet", {"name": "first"})
+        forget_the_last_hours(stage)
+        with stage.operator():
+            stage.until_phase("again", "Succeeded")
+            with psycopg.connect(stage.url) as connection:
+                connection.execute("UPDATE perdure.run SET created_at = created_at - interval '2 s'")
+            stage.delete("again")
+            stage.apply("again", "greet", {"name": "second"})
+            status = stage.until("again", lambda status: status["phase"] in {"Succeeded", "Stalled"})
+            assert status.get("result") == '"hello second"', status
+
+
+def forget_the_last_hours(stage: Stage) -> None:
+    """Let the Lease look as if it was renewed a year ago."""
+    lease = stage.lease()
+    past = datetime.now(UTC).replace(year=datetime.now(UTC).year - 1)
+    lease["spec"]["renewTime"] = past.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{stage.namespace}/leases/perdure-operator"
+    assert stage.plane.request("PUT", path, lease).status == 200
 
 
 def restored(name: str) -> dict[str, object]:

@@ -139,12 +139,12 @@ class ControlPlane:
             raise
 
     def _start(self) -> None:
-        self._etcd_port, peer_port, self._api_port = free_ports(3)
+        self._etcd_port, self._peer_port, self._api_port = free_ports(3)
         self._certificates = make_certificates(self.folder / "pki")
         write_kubeconfig(self.kubeconfig, self.url, self._certificates.authority, self._certificates.administrator)
         (self.folder / "audit-policy.yaml").write_text(POLICY)
         (self.folder / "home").mkdir()
-        self._servers["etcd"] = etcd = _Server("etcd", self._etcd_flags(peer_port), self.folder, group=0)
+        self._servers["etcd"] = etcd = _Server("etcd", self._etcd_flags(), self.folder, group=0)
         self._group = etcd.process.pid
         # A session of its own: an interrupt at the terminal or a signal to the test's process group does not reach it.
         self._watchdog = subprocess.Popen(
@@ -184,6 +184,25 @@ class ControlPlane:
             raise ControlPlaneError("The API server is running already.")
         self._start_server("kube-apiserver", self._api_server_flags())
         self.wait_until(self._is_ready, "the API server was ready")
+
+    def back_up(self, folder: Path) -> None:
+        """Copy what the cluster knows to a folder that is not there yet."""
+        with self._without_etcd():
+            shutil.copytree(self.folder / "etcd", folder)
+
+    def restore(self, folder: Path) -> None:
+        """Put back what was copied: the cluster knows nothing that came later."""
+        with self._without_etcd():
+            shutil.rmtree(self.folder / "etcd")
+            shutil.copytree(folder, self.folder / "etcd")
+
+    @contextmanager
+    def _without_etcd(self) -> Iterator[None]:
+        self._servers.pop("etcd").kill()
+        yield
+        self._start_server("etcd", self._etcd_flags())
+        self.stop_api_server()
+        self.start_api_server()
 
     @contextmanager
     def full_disk(self) -> Iterator[None]:
@@ -298,8 +317,8 @@ class ControlPlane:
         context.load_cert_chain(str(administrator.certificate), str(administrator.key))
         return context
 
-    def _etcd_flags(self, peer_port: int) -> list[str]:
-        client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{peer_port}"
+    def _etcd_flags(self) -> list[str]:
+        client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{self._peer_port}"
         return _flags(
             {
                 "name": "test",
