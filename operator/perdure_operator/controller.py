@@ -22,11 +22,12 @@ from perdure.manifest import WorkflowInstance, parse
 from perdure.model.events import WorkflowExecutionCancelRequested, WorkflowExecutionStarted
 from perdure.model.runs import RunSummary, Started
 
-from .abandoned import Abandoned
+from .abandoned import Abandoned, abandoned_key
 from .cluster import ClusterError
 from .database import Database
 from .objects import Objects, said
 from .reconcile import (
+    Abandon,
     Action,
     Cancel,
     DeletionPolicy,
@@ -115,6 +116,9 @@ class Controller:
         """Take note that there is no object of this UID any more."""
         known = self._objects.remove(uid)
         self._writer.forget(uid)
+        queued = self._jobs.get(uid)
+        if known is None and queued is not None and queued.gone:
+            return  # it knows the policy
         policy = known.policy if known is not None else DeletionPolicy.CANCEL
         if policy is DeletionPolicy.ABANDON and known is not None and not known.finished:
             self.abandoned.add(uid)
@@ -247,6 +251,10 @@ class Controller:
         """Cancel or close the run, if that is among the actions."""
         for action in job.actions:
             if run is None or isinstance(action, Start):
+                continue
+            if isinstance(action, Abandon):
+                await store.adopt(run.run_id, abandoned_key(job.uid))
+                logger.info("%s/%s goes on without its object", run.namespace, run.id, extra=_about(job, run))
                 continue
             if isinstance(action, Suspend):
                 await store.suspend(run.namespace, run.id, run.run_id, suspended=action.suspended)

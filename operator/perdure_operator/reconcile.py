@@ -50,6 +50,11 @@ class Suspend:
 
 
 @dataclass(frozen=True, slots=True)
+class Abandon:
+    """Let the run go on without an object."""
+
+
+@dataclass(frozen=True, slots=True)
 class CloseUntouched:
     """Close the run, which was asked to cancel before, unless workflow code has run in it.
 
@@ -59,7 +64,7 @@ class CloseUntouched:
     reason: str
 
 
-Action = Start | Cancel | Terminate | Suspend | CloseUntouched
+Action = Start | Cancel | Terminate | Suspend | Abandon | CloseUntouched
 
 DELETED = "its WorkflowInstance was deleted"
 ASKED = "spec.cancel asks for it"
@@ -92,7 +97,9 @@ def _asked(cancel: Cancellation) -> tuple[Action]:
 
 def decide_gone(run: RunSummary | None, policy: DeletionPolicy) -> tuple[Action, ...]:
     """Return what to do for an object that was deleted."""
-    return () if run is None or policy is DeletionPolicy.ABANDON else _end(run, DELETED)
+    if run is None or run.state.closed:
+        return ()
+    return (Abandon(),) if policy is DeletionPolicy.ABANDON else _end(run, DELETED)
 
 
 def may_be_untouched(run: RunSummary) -> bool:

@@ -18,6 +18,7 @@ from perdure.client import FullStore
 from perdure.manifest import WorkflowInstance, is_uid
 from perdure.model.runs import RunSummary
 
+from .abandoned import uid_of
 from .objects import RESTORED, Objects
 from .status import Refusal
 
@@ -60,7 +61,7 @@ async def recall(
     for each in asked:
         assert each.instance is not None
         run = newest.get((each.namespace, each.name))
-        if run is not None and (not is_uid(run.key) or run.key in objects):
+        if run is not None and (not is_uid(uid_of(run.key)) or run.key in objects):
             run = None
         if run is not None and each.restored == "true" and run.workflow == each.instance.workflow:
             await store.adopt(run.run_id, each.uid)

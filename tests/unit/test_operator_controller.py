@@ -5,7 +5,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from perdure_operator.abandoned import Abandoned
+from perdure.manifest import is_uid
+from perdure_operator.abandoned import MOST, Abandoned
 from perdure_operator.cluster import Cluster
 from perdure_operator.controller import Controller
 from perdure_operator.database import Database
@@ -98,6 +99,38 @@ async def delete_while_the_name_is_in_use() -> None:
         run = await store.describe("shop", "order")
         assert run is not None
         assert run.key == first["metadata"]["uid"], "nobody wants the second run"
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    await database.close()
+
+
+def test_any_number_of_runs_go_on_without_their_objects_whoever_leads_next() -> None:
+    asyncio.run(abandon_more_than_a_lease_remembers())
+
+
+async def abandon_more_than_a_lease_remembers() -> None:
+    database, objects = Database("memory://"), Objects()
+    writer = StatusWriter(Cluster(1), objects, Always(), Settings(url="memory://", identity="a"))
+    controller = Controller(database, objects, writer, Abandoned(), FaultyMaps().read)
+    working = asyncio.create_task(controller.run())
+    store = await database.store()
+    names = [f"order-{number}" for number in range(MOST + 1)]
+    uids = {}
+    async with asyncio.timeout(60):
+        for name in names:
+            document = body(name, deletionPolicy="Abandon")
+            uids[name] = document["metadata"]["uid"]
+            controller.see(document)
+        await controller.catch_up(60)
+        for again in range(2):  # the watch tells, and then the comparison
+            for name in names:
+                controller.see_gone(uids[name], "shop", name)
+            assert controller.waiting == len(names), again
+        await controller.catch_up(60)
+        keys = await store.open_keys()
+    assert len(keys) == len(names)
+    assert not any(is_uid(key) for key in keys), "the next leader would look for the object"
+    assert not any(run.cancel_requested for run in await store.by_key(list(keys)))
     working.cancel()
     await asyncio.gather(working, return_exceptions=True)
     await database.close()

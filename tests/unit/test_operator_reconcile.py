@@ -6,8 +6,9 @@ import pytest
 
 from perdure.manifest import WorkflowInstance, parse
 from perdure.model.runs import RunState
-from perdure_operator.abandoned import MOST, Abandoned
+from perdure_operator.abandoned import MOST, Abandoned, abandoned_key
 from perdure_operator.reconcile import (
+    Abandon,
     ASKED,
     DELETED,
     Cancel,
@@ -99,7 +100,7 @@ def test_a_closed_run_is_left_alone(state: RunState) -> None:
 @pytest.mark.parametrize("state", OPEN)
 def test_an_abandoned_run_goes_on_without_its_object(state: RunState) -> None:
     assert decide(instance(deleting=True, deletionPolicy="Abandon"), run(state), finished=False) == ()
-    assert decide_gone(run(state), DeletionPolicy.ABANDON) == ()
+    assert decide_gone(run(state), DeletionPolicy.ABANDON) == (Abandon(),)
 
 
 def test_a_cancelled_run_that_no_worker_has_taken_is_closed() -> None:
@@ -124,7 +125,7 @@ def test_abandoned_runs_are_handed_to_the_next_leader_until_they_close() -> None
     first.add("b")
     second.read(first.text())
     assert "a" in second
-    second.keep({"b": ("shop", "order-2")})
+    second.keep([abandoned_key("b")])
     assert "a" not in second
     assert second.text() == "b"
     second.read("")
