@@ -76,8 +76,9 @@ def test_an_unknown_name_is_refused_wherever_it_stands(place: tuple[str, ...]) -
         ({"postgresql": {"mode": "mysql"}}, "at '/postgresql/mode': value must be one of 'external', 'cnpg', 'demo'"),
         ({"operator": {"replicas": 3}}, "at '/operator/replicas': maximum: got 3, want 2"),
         ({"image": {"digest": "latest"}}, "at '/image/digest': 'latest' does not match pattern"),
+        ({"workers": {"default": {"queues": []}}}, "at '/workers/default/queues': minItems: got 0, want 1"),
     ],
-    ids=["top", "section", "deep in a pool", "name of a pool", "type", "choice", "number", "pattern"],
+    ids=["top", "section", "deep in a pool", "name of a pool", "type", "choice", "number", "pattern", "empty list"],
 )
 def test_helm_names_the_value_that_is_wrong(helm: Helm, values: dict[str, Any], said: str) -> None:
     code, text = render(helm, DATABASE, values)
