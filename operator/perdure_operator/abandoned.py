@@ -1,12 +1,12 @@
 """Which runs go on although their objects were deleted: those of objects with ``deletionPolicy: Abandon``.
 
 What lives here: the key that such a run gets in the database, `abandoned_key`, and `Abandoned`, a small set of UIDs.
-What must not: I/O. `controller` adds to it, `comparison` takes closed runs out, and `leader` keeps it in an annotation of
-the Lease, which is written every few seconds anyway.
+What must not: I/O. `controller` adds to it, `comparison` takes closed runs out, and `leader` keeps it in an annotation
+of the Lease, which is written every few seconds anyway.
 
-The policy is a field of the object and goes with it, and an open run without an object is cancelled. The key, which is no
-UID any more, says for any number of runs that they have none. The set keeps it over a restore of the database, and has
-the runs of objects that a restored cluster has forgotten. What nobody can know is the policy of an object that was
+The policy is a field of the object and goes with it, and an open run without an object is cancelled. The key, which is
+no UID any more, says for any number of runs that they have none. The set keeps it over a restore of the database, and
+has the runs of objects that a restored cluster has forgotten. What nobody can know is the policy of an object that was
 deleted while no operator was there; such a run is cancelled, as by default.
 """
 

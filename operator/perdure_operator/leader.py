@@ -4,12 +4,12 @@ What lives here: `Election`. What must not: what a leader does. `main` holds one
 
 The clocks of other machines decide nothing: a Lease counts as given up when it has not changed for its whole length as
 seen from here, or when its holder was an earlier process of this pod: a container is started again after its end. A
-Lease of this process that is older than what it wrote last is no longer its own: the cluster was restored from a backup,
-and a term begins that knows of the gap. The holder renews it several times within that length and stops writing early enough that its last write has ended before
-anybody else can take over. As a second fence each status write names the version that it replaces
-(`Cluster.write_status`), so that a writer that was paused between the two checks changes nothing that a newer leader
-wrote. In the database nothing needs a fence: starting is unique by the UID for ever, cancelling twice is cancelling
-once, and a status change is acknowledged only after it was written.
+Lease of this process that is older than what it wrote last is no longer its own: the cluster was restored from a
+backup, and a term begins that knows of the gap. The holder renews it several times within that length and stops writing
+early enough that its last write has ended before anybody else can take over. As a second fence each status write names
+the version that it replaces (`Cluster.write_status`), so that a writer that was paused between the two checks changes
+nothing that a newer leader wrote. In the database nothing needs a fence: starting is unique by the UID for ever,
+cancelling twice is cancelling once, and a status change is acknowledged only after it was written.
 """
 
 import asyncio

@@ -17,7 +17,10 @@ from perdure_operator.status import Status
 
 @dataclass(slots=True)
 class Letter:
-    """A status on its way. ``numbers`` are the status changes that it covers, ``attempts`` the failed tries."""
+    """A status on its way. ``numbers`` are the status changes that it covers, ``attempts`` the failed tries.
+
+    ``before`` is how many others had been dealt with at the first of them.
+    """
 
     uid: str
     status: Status
@@ -25,6 +28,7 @@ class Letter:
     due: float
     numbers: set[int] = field(default_factory=set)
     attempts: int = 0
+    before: int = 0
     not_before: float = 0.0
 
 
@@ -65,7 +69,7 @@ class Outbox:
         newer = self._waiting.get(letter.uid)
         if newer is not None:
             newer.numbers |= letter.numbers
-            newer.attempts, newer.not_before = letter.attempts, not_before
+            newer.attempts, newer.before, newer.not_before = letter.attempts, letter.before, not_before
             letter = newer
         self._waiting[letter.uid] = letter
         self._schedule(letter, not_before)

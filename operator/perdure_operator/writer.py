@@ -52,6 +52,7 @@ class StatusWriter:
         self._outage = 0
         self._paused_until = 0.0
         self._trouble = ""
+        self._answered = 0
         self.on_settled = asyncio.Event()
         self.on_written: Callable[[Known, Mapping[str, Any], Mapping[str, Any]], None] = lambda *_: None
         """Told of each status that was written, with the one before it."""
@@ -68,7 +69,7 @@ class StatusWriter:
 
     @property
     def trouble(self) -> str:
-        """Why statuses cannot be written, as far as some wait for it."""
+        """Why statuses cannot be written, as far as some wait for it, and not for a reason of their own."""
         return self._trouble if self.struggling else ""
 
     def put(self, uid: str, status: Status, numbers: Iterable[int] = ()) -> None:
@@ -138,6 +139,7 @@ class StatusWriter:
             self._try_again(letter, ClusterError(-1, repr(error)))
         else:
             self._outage = 0
+            self._answered += 1
             self._trouble = ""
             if delivered:
                 self._done(letter)
@@ -193,7 +195,10 @@ class StatusWriter:
     def _try_again(self, letter: Letter, error: ClusterError) -> None:
         """Put a letter back: everything waits when the API server cannot be reached, else this object alone."""
         now = time.monotonic()
-        self._trouble = str(error)
+        if letter.attempts == 0:
+            letter.before = self._answered
+        if error.code == 0 or letter.before == self._answered:
+            self._trouble = str(error)
         if error.code == 0:
             self._outage += 1
             self._paused_until = now + _backoff(self._outage)

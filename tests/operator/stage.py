@@ -222,6 +222,29 @@ class Stage:
             role = self.plane.request("GET", path).body
             assert self.plane.request("PUT", path, {**role, "rules": RULES}).status == 200
 
+    @contextmanager
+    def policy(self, operation: str, resource: str, expression: str) -> Iterator[None]:
+        """Have the API server forbid here what does not fit; whoever needs it in force waits for that."""
+        rule = {"apiGroups": ["perdure.dev"], "apiVersions": ["*"], "operations": [operation], "resources": [resource]}
+        match = {
+            "resourceRules": [rule],
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": self.namespace}},
+        }
+        validations = [{"expression": expression, "reason": "Forbidden"}]
+        specs = {
+            "validatingadmissionpolicies": {"matchConstraints": match, "validations": validations},
+            "validatingadmissionpolicybindings": {"policyName": self.namespace, "validationActions": ["Deny"]},
+        }
+        group = "/apis/admissionregistration.k8s.io/v1"
+        for kind, spec in specs.items():
+            body = {"metadata": {"name": self.namespace}, "spec": spec}
+            assert self.plane.request("POST", f"{group}/{kind}", body).status == 201
+        try:
+            yield
+        finally:
+            for kind in specs:
+                self.plane.request("DELETE", f"{group}/{kind}/{self.namespace}")
+
     def worker(self, *options: str, modules: tuple[str, ...] = (WORKFLOWS,)) -> AbstractContextManager[WorkerProgram]:
         """Lend a worker."""
         return self.cli.worker("--namespace", self.namespace, *options, modules=modules)

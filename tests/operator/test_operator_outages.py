@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,30 @@ def test_an_operator_that_may_not_write_statuses_is_not_ready_and_does_not_end(s
             assert "403" in operator.probe("/readyz")[1]["wrong"]["status"]
         stage.until_phase("mute", "Succeeded")
         eventually(lambda: operator.probe("/readyz")[0] == 200, "an operator that is ready again")
+
+
+def test_an_operator_is_ready_although_the_status_of_one_object_is_refused(stage: Stage) -> None:
+    with stage.worker() as worker, stage.operator() as operator:
+        worker.until_it_serves()
+        operator.until_it_leads()
+        stage.apply("refused", "approval")
+        stage.until_phase("refused", "Running")
+        with stage.policy("UPDATE", "workflowinstances/status", "object.metadata.name != 'refused'"):
+            eventually(
+                lambda: stage.instances.patch_status({"progress": str(time.monotonic())}, "refused").status == 403,
+                "a policy that is in force",
+            )
+            stage.cli.out("signal", "refused", "approve", '"yes"')
+            operator.until("could not be written")
+            stage.apply("other", "greet", {"name": "Ada"})
+            stage.until_phase("other", "Succeeded")
+            tried = operator.metrics().value("perdure_operator_status_writes_total", outcome="error")
+            eventually(
+                lambda: operator.metrics().value("perdure_operator_status_writes_total", outcome="error") > tried,
+                "another try",
+            )
+            assert operator.probe("/readyz")[0] == 200
+        stage.until_phase("refused", "Succeeded")
 
 
 def test_a_namespace_that_was_deleted_with_the_role_in_it_stops_nothing_in_the_others(stage: Stage) -> None:

@@ -108,41 +108,20 @@ def test_an_object_whose_status_was_forged_is_not_deleted_before_its_run_has_end
 
 
 def test_an_object_that_may_not_be_deleted_keeps_no_other_one(stage: Stage) -> None:
-    kept = "oldObject.metadata.name == 'kept'"
-    rule = {
-        "apiGroups": ["perdure.dev"],
-        "apiVersions": ["*"],
-        "operations": ["DELETE"],
-        "resources": ["workflowinstances"],
-        "scope": "*",
-    }
-    spec = {
-        "matchConstraints": {
-            "resourceRules": [rule],
-            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": stage.namespace}},
-        },
-        "validations": [{"expression": f"!({kept})"}],
-    }
-    policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
-    bindings = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
-    name = {"metadata": {"name": stage.namespace}}
-    binding = {"policyName": stage.namespace, "validationActions": ["Deny"]}
-    assert stage.plane.request("POST", policies, {**name, "spec": spec}).status == 201
-    assert stage.plane.request("POST", bindings, {**name, "spec": binding}).status == 201
-    try:
-        with stage.worker() as worker:
-            worker.until_it_serves()
-            stage.apply("kept", "greet", {"name": "Ada"})
-            stage.until_phase("kept", "Succeeded")
-            delete = f"/apis/perdure.dev/v1/namespaces/{stage.namespace}/workflowinstances/kept?dryRun=All"
-            eventually(lambda: stage.plane.request("DELETE", delete).status == 422, "a policy that is in force")
+    path = f"/apis/perdure.dev/v1/namespaces/{stage.namespace}/workflowinstances/kept?dryRun=All"
+
+    def until_it_is_answered(code: int) -> None:
+        eventually(lambda: stage.plane.request("DELETE", path).status == code, "a policy that has come or gone")
+
+    with stage.worker() as worker:
+        worker.until_it_serves()
+        stage.apply("kept", "greet", {"name": "Ada"})
+        stage.until_phase("kept", "Succeeded")
+        with stage.policy("DELETE", "workflowinstances", "oldObject.metadata.name != 'kept'"):
+            until_it_is_answered(403)
             stage.instances.patch_spec({"ttlSecondsAfterFinished": 0}, "kept")
             stage.operators[-1].until("cannot be deleted yet")
             stage.apply("gone", "greet", {"name": "Bob"}, ttlSecondsAfterFinished=0)
             until_gone(stage, "gone")
             assert stage.status("kept")["phase"] == "Succeeded"
-    finally:
-        stage.plane.request("DELETE", f"{bindings}/{stage.namespace}")
-        stage.plane.request("DELETE", f"{policies}/{stage.namespace}")
-        # It takes a moment until the policy is out of force, and objects go with the test.
-        eventually(lambda: stage.plane.request("DELETE", delete).status in {200, 404}, "a policy that is gone")
+        until_it_is_answered(200)

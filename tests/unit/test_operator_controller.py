@@ -41,7 +41,7 @@ class GoneMeanwhile(FaultyMaps):
     def __init__(self) -> None:
         self.delete: Callable[[], None] = lambda: None
 
-    async def read(self, _: str, name: str) -> Mapping[str, str] | None:
+    async def read(self, _: str, __: str) -> Mapping[str, str] | None:
         self.delete()
         return {"k": "v"}
 

@@ -8,9 +8,9 @@ from perdure.manifest import WorkflowInstance, parse
 from perdure.model.runs import RunState
 from perdure_operator.abandoned import MOST, Abandoned, abandoned_key
 from perdure_operator.reconcile import (
-    Abandon,
     ASKED,
     DELETED,
+    Abandon,
     Cancel,
     CloseUntouched,
     DeletionPolicy,
