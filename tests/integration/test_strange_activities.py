@@ -1,12 +1,13 @@
-"""Workers of one queue that know different activities, as when a new one is being rolled out."""
+"""Activities that not every worker of a queue knows, as when one is rolled out, and those with odd values."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 
 import pytest
 
-from perdure import Limits, Worker, activity, workflow
+from perdure import ActivityError, Limits, Worker, activity, workflow
 from tests.support.world import World, eventually, run_async
 
 
@@ -58,4 +59,37 @@ async def test_what_nobody_knows_is_said_and_whoever_comes_and_knows_it_goes_on(
         await eventually(said)
         async with Worker(there, workflows=[], activities=[elsewhere]):
             assert await handle.result() == 0
+    await world.close()
+
+
+@dataclass
+class Order:
+    amount: int
+
+    def __post_init__(self) -> None:
+        assert self.amount > 0, "an order has an amount"
+
+
+@activity.define
+def pack(order: Order) -> None:
+    raise AssertionError("not called")
+
+
+@workflow.define
+async def packs() -> str:
+    order = Order(1)
+    order.amount = 0
+    try:
+        await pack(order)
+    except ActivityError as error:
+        return str(error)
+    return "packed"
+
+
+@run_async
+async def test_an_activity_in_a_thread_ends_when_the_class_of_its_input_refuses_it(world: World) -> None:
+    client = await world.client()
+    async with Worker(client, workflows=[packs], activities=[pack]):
+        end = await (await client.start(packs)).result()
+    assert "the input does not fit pack(order): AssertionError: an order has an amount" in end
     await world.close()

@@ -141,9 +141,19 @@ def test_calls_bind_by_position_by_name_and_with_defaults() -> None:
     assert signature.decode_call(msgspec.Raw(b'{"b":"y","a":2}')) == ((2, "y"), {})
     named = Signature(function, "function")
     assert bytes(named.encode_call((1,), {"c": [2]})) == b'{"a":1,"c":[2]}'
-    assert named.decode_call(msgspec.Raw(b'{"a":1,"c":[2]}')) == ((1,), {"c": [2]})
+    assert named.decode_call(msgspec.Raw(b'{"a":1,"c":[2]}')) == ((1, "b"), {"c": [2]})
     with pytest.raises(TypeError, match=r"plain\(\): missing a required argument: 'a'"):
         signature.encode_call((), {})
+
+
+def test_calls_bind_when_keyword_only_parameters_come_in_any_order_and_others_are_positional_only() -> None:
+    def late(*, a: int = 1, b: int) -> None: ...
+    def mixed(a: int, /, b: int = 2, *, c: int = 3, d: int) -> None: ...
+
+    signature = Signature(late, "late")
+    assert signature.decode_call(signature.encode_call((), {"b": 5})) == ((), {"a": 1, "b": 5})
+    signature = Signature(mixed, "mixed")
+    assert signature.decode_call(signature.encode_call((1,), {"d": 4})) == ((1, 2), {"c": 3, "d": 4})
 
 
 @pytest.mark.parametrize(

@@ -194,3 +194,25 @@ def test_a_number_that_json_does_not_have_is_refused_where_it_is_and_not_made_nu
 @pytest.mark.parametrize("odd", [2**70, Decimal("NaN"), "\xcb\x7f\xf0", 0xCB7FF0, BOX, Model(number=1), {1: None}])
 def test_what_is_beside_nothing_is_recorded_as_ever(odd: Any) -> None:
     assert bytes(encode([None, odd], "it")) == b"[null," + bytes(encode(odd, "it")) + b"]"
+
+
+@dataclass
+class Positive:
+    number: int
+
+    def __post_init__(self) -> None:
+        assert self.number > 0
+        if self.number > 9:
+            raise LookupError("it has two digits")
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "AssertionError"), (10, "LookupError: it has two digits")])
+def test_whatever_a_class_of_an_author_raises_when_it_is_read_says_that_the_value_does_not_fit(
+    number: int, words: str
+) -> None:
+    def takes(value: Positive) -> None: ...
+
+    with pytest.raises(PayloadError, match=f"it does not fit its declared type: {words}"):
+        Reader(Positive).read(msgspec.Raw(b'{"number":%d}' % number), "it")
+    with pytest.raises(PayloadError, match=rf"the input does not fit takes\(value\): {words}"):
+        Signature(takes, "takes").decode_call(msgspec.Raw(b'[{"number":%d}]' % number))

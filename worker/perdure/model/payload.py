@@ -144,9 +144,15 @@ class Reader:
         """Return the value; raise `PayloadError` naming ``what`` when it does not fit the type."""
         try:
             return self._decode(raw)
-        except (msgspec.MsgspecError, NotImplementedError, ValueError, TypeError) as error:
-            message = f"{what} does not fit its declared type: {error}"
+        except Exception as error:  # an author's __post_init__ or validator may raise anything
+            message = f"{what} does not fit its declared type: {_why(error)}"
             raise PayloadError(message) from error
+
+
+def _why(error: Exception) -> str:
+    # What says nothing of itself, such as an assertion, is called by its class.
+    telling = isinstance(error, ValueError | TypeError | NotImplementedError)
+    return str(error) if telling else f"{type(error).__name__}: {error}"
 
 
 def _decoder_for(wanted: Any) -> msgspec.json.Decoder[Any]:
@@ -181,10 +187,10 @@ class Signature:
         self._by_name_only = any(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
         fields = [_field(parameter, hints.get(parameter.name, Any)) for parameter in parameters]
         try:
-            self._positional = _decoder_for(
-                msgspec.defstruct(f"{name}_input", fields, array_like=True, forbid_unknown_fields=True)
-            )
-            self._named = _decoder_for(msgspec.defstruct(f"{name}_input", fields, forbid_unknown_fields=True))
+            # Of keyword-only parameters one without a default may follow one with a default, as in fields by keyword.
+            kind: dict[str, Any] = {"kw_only": True, "forbid_unknown_fields": True}
+            self._positional = _decoder_for(msgspec.defstruct(f"{name}_input", fields, array_like=True, **kind))
+            self._named = _decoder_for(msgspec.defstruct(f"{name}_input", fields, **kind))
             types = tuple(hints.get(parameter.name, Any) for parameter in parameters)
             self._complete = _decoder_for(tuple.__class_getitem__(types)).decode
         except TypeError as error:
@@ -211,26 +217,22 @@ class Signature:
         if not self._by_name_only:
             try:
                 return self._complete(raw), {}
-            except (msgspec.MsgspecError, NotImplementedError, ValueError, TypeError):
-                pass  # by name, not all of them, or unfit: the long way finds out
+            except Exception:  # noqa: BLE001, S110  # by name, not all of them, or unfit: the long way finds out
+                pass
         try:
             by_name = memoryview(raw)[0] == _OBJECT
             values = (self._named if by_name else self._positional).decode(raw)
-        except (msgspec.MsgspecError, NotImplementedError, ValueError, TypeError, IndexError) as error:
-            message = f"the input does not fit {self.name}({', '.join(self.names)}): {error}"
+        except Exception as error:  # an author's __post_init__ or validator may raise anything
+            message = f"the input does not fit {self.name}({', '.join(self.names)}): {_why(error)}"
             raise PayloadError(message) from error
         fields = msgspec.structs.astuple(values)
         if self._by_name_only or msgspec.UNSET in fields:
-            given = {name: value for name, value in zip(self.names, fields, strict=True) if value is not msgspec.UNSET}
-            bound = self._signature.bind(**given) if self._by_name_only else self._bind_positional(given)
+            bound = self._signature.bind_partial()
+            pairs = zip(self.names, fields, strict=True)
+            bound.arguments.update((name, value) for name, value in pairs if value is not msgspec.UNSET)
+            bound.apply_defaults()
             return bound.args, bound.kwargs
         return fields, {}
-
-    def _bind_positional(self, given: dict[str, Any]) -> inspect.BoundArguments:
-        bound = self._signature.bind_partial()
-        bound.arguments.update(given)
-        bound.apply_defaults()
-        return bound
 
 
 def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
