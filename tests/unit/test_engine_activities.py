@@ -351,6 +351,29 @@ def test_eviction_closes_a_task_that_ignores_cancellation_and_names_it() -> None
     assert script.run.evict() == ["main"]
 
 
+def test_what_is_closed_by_force_makes_no_activity_itself() -> None:
+    @activity.define
+    async def noted() -> None:
+        TRACE.append("made")
+
+    @workflow.define
+    async def listens() -> None:
+        try:
+            while True:
+                try:
+                    await workflow.signal("word", str).receive()
+                except asyncio.CancelledError:
+                    TRACE.append("ignored")
+        finally:
+            TRACE.append("finally")
+            await noted()
+
+    script = Script(listens)
+    script.turn()
+    assert script.run.evict() == ["main"]
+    assert TRACE[-1] == "finally"
+
+
 def test_context_variables_and_task_names_are_the_runs_own() -> None:
     @workflow.define
     async def named() -> list[str]:

@@ -3,8 +3,6 @@
 What lives here: `end_tasks`. What must not: commands; by then the run refuses them. Only `run` calls it.
 """
 
-from perdure.errors import RunEvicted
-
 from .loop import RunLoop
 
 _ROUNDS = 8
@@ -23,10 +21,7 @@ def end_tasks(loop: RunLoop) -> list[str]:
             if not loop.run_once():
                 break
     stubborn = loop.open_tasks()
-    for task in stubborn:
-        coroutine = task.get_coro()
-        try:
-            coroutine.close()
-        except (RuntimeError, RunEvicted):
-            pass  # it ignored GeneratorExit as it ignored the cancellation; it is named in the answer
+    for task in stubborn:  # as a part of the run: its cleanup would make activities itself, as code outside of one does
+        loop.call_soon(task.get_coro().close)
+    loop.run_once()  # who ignores GeneratorExit as well raises, and is named in the answer
     return [task.get_name() for task in stubborn]
