@@ -3,6 +3,7 @@
 import random
 import secrets
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
@@ -47,6 +48,23 @@ async def system_clock() -> str:
     return str(time.clock_gettime(time.CLOCK_REALTIME))
 
 
+async def date() -> str:
+    return time.strftime("%Y", time.gmtime(0)) + time.strftime("%Y")
+
+
+async def effort() -> str:
+    return str(time.process_time())
+
+
+async def host() -> str:
+    return socket.gethostname()
+
+
+async def database() -> str:
+    sqlite3.connect(":memory:").close()
+    return ""
+
+
 async def chance() -> str:
     return str(random.random())
 
@@ -71,6 +89,10 @@ ADVICE: dict[Any, str] = {
     nap: "use await asyncio.sleep(); it is a durable timer in a workflow",
     clock: "time.time() differs on replay; use workflow.now()",
     system_clock: "time.clock_gettime() differs on replay; use workflow.now()",
+    date: "time.strftime() differs on replay; use workflow.now()",
+    effort: "time.process_time() differs on replay; use workflow.now()",
+    host: "asked for the name of the host, which differs between workers; ask in an activity",
+    database: "opened the database ':memory:'; do that in an activity",
     chance: "random.random() differs on replay; use workflow.random().random()",
     identity: "uuid.uuid4() differs on replay; use workflow.uuid4()",
     swallowing: "opened the file '/etc/hostname'; read and write files in an activity",

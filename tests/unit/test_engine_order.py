@@ -1,6 +1,7 @@
 """The order in which a run does things, and in which it is told of its end: the same on replay."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
@@ -130,3 +131,49 @@ def test_as_completed_starts_its_coroutines_in_the_order_given() -> None:
     for seq in (7, 2, 10, 1, 3, 4, 5, 6, 8):
         script.complete((seq, seq))
     assert Script.outcome(script.complete((9, 9))) == [7, 2, 10, 1, 3, 4, 5, 6, 8, 9]
+
+
+def test_what_runs_would_share_holds_the_run_that_waits_for_it() -> None:
+    lock, event, queue = asyncio.Lock(), asyncio.Event(), asyncio.PriorityQueue[int]()
+
+    async def hold() -> None:
+        async with lock:
+            await step(1)
+
+    waits: list[tuple[str, Callable[[], Awaitable[object]]]] = [
+        ("Lock", hold), ("Event", event.wait), ("PriorityQueue", queue.get),
+    ]  # fmt: skip
+
+    @workflow.define
+    async def waiting(number: int) -> None:
+        await waits[number][1]()
+
+    Script(waiting, 0).turn()
+    for number, (name, _) in enumerate(waits):
+        with pytest.raises(
+            DeterminismViolation, match=rf"an asyncio\.{name} that was made outside .*; make it in the run"
+        ):
+            Script(waiting, number).turn()
+
+
+def test_what_a_run_made_for_itself_is_waited_for() -> None:
+    @workflow.define
+    async def meets() -> list[int]:
+        lock, queue, barrier = asyncio.Lock(), asyncio.Queue[int](1), asyncio.Barrier(3)
+        changed = asyncio.Condition(lock)
+
+        async def one(number: int) -> None:
+            await barrier.wait()
+            async with changed:
+                await step(number)
+                changed.notify_all()
+            await queue.put(number)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(3):
+                group.create_task(one(number))
+            async with changed:
+                await changed.wait()
+            return [await queue.get() for _ in range(3)]
+
+    assert sorted(Script(meets).finish(lambda _: 0)) == [0, 1, 2]

@@ -28,11 +28,13 @@ from perdure.engine.loop import RunLoop, running
 
 _CLOCKS = (
     "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "clock_gettime",
-    "clock_gettime_ns",
+    "clock_gettime_ns", "process_time", "process_time_ns", "thread_time", "thread_time_ns",
 )  # fmt: skip
+_CLOCKS_BY_DEFAULT = {"localtime": 0, "gmtime": 0, "ctime": 0, "asctime": 0, "strftime": 1}
+"""They read the clock when no more than so many arguments are given."""
 _RANDOM = (
-    "betavariate", "choice", "choices", "expovariate", "gammavariate", "gauss", "getrandbits", "lognormvariate",
-    "normalvariate", "paretovariate", "randbytes", "randint", "random", "randrange", "sample", "shuffle",
+    "betavariate", "binomialvariate", "choice", "choices", "expovariate", "gammavariate", "gauss", "getrandbits",
+    "lognormvariate", "normalvariate", "paretovariate", "randbytes", "randint", "random", "randrange", "sample", "shuffle",
     "triangular", "uniform", "vonmisesvariate", "weibullvariate",
 )  # fmt: skip
 
@@ -55,6 +57,8 @@ _AUDITED = {
     "socket.connect": "connected a socket; use the network in an activity",
     "socket.getaddrinfo": "looked up a host name; use the network in an activity",
     "socket.gethostbyname": "looked up a host name; use the network in an activity",
+    "socket.gethostname": "asked for the name of the host, which differs between workers; ask in an activity",
+    "sqlite3.connect": "opened the database {0!r}; do that in an activity",
     "_thread.start_new_thread": "started a thread; call a synchronous activity instead",
 }
 
@@ -73,6 +77,8 @@ def install() -> None:
     )
     for name in _CLOCKS:
         _differs(time, name, "use workflow.now() or asyncio.get_running_loop().time()")
+    for name, given in _CLOCKS_BY_DEFAULT.items():
+        _differs(time, name, "use workflow.now()", unless_given=given)
     _differs(time, "sleep", "use await asyncio.sleep(); it is a durable timer in a workflow")
     for name in _RANDOM:
         _differs(random, name, f"use workflow.random().{name}()")
@@ -84,22 +90,24 @@ def install() -> None:
     random._urandom = os.urandom  # type: ignore[attr-defined]  # noqa: SLF001  # SystemRandom and secrets read this name
     _order_as_completed()
     _order_sets()
+    _keep_to_their_runs()
     _let_ignored_exceptions_be_shown()
     sys.addaudithook(_audit)
 
 
-def _differs(module: Any, name: str, instead: str) -> None:
+def _differs(module: Any, name: str, instead: str, unless_given: int | None = None) -> None:
     if hasattr(module, name):  # not every system has all of them
-        _wrap(module, name, f"{module.__name__}.{name}() differs on replay; {instead}")
+        _wrap(module, name, f"{module.__name__}.{name}() differs on replay; {instead}", unless_given)
 
 
-def _wrap(owner: Any, name: str, message: str) -> None:
+def _wrap(owner: Any, name: str, message: str, unless_given: int | None = None) -> None:
     original: Callable[..., Any] = getattr(owner, name)
 
     @wraps(original)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         loop = running()
-        if loop is not None and loop.guarded and not trusted(sys._getframe(1)):  # noqa: SLF001
+        harmless = unless_given is not None and len(args) > unless_given
+        if loop is not None and loop.guarded and not harmless and not trusted(sys._getframe(1)):  # noqa: SLF001
             loop.host.violation(message)
         return original(*args, **kwargs)
 
@@ -181,3 +189,30 @@ def _order_sets() -> None:
 
     asyncio.all_tasks = ordered
     asyncio.tasks.all_tasks = ordered
+
+
+def _keep_to_their_runs() -> None:
+    """Hold a run that waits for a lock, an event or a queue that other runs share, and of which no history tells."""
+    mixin: Any = asyncio.mixins._LoopBoundMixin  # noqa: SLF001
+    original = mixin._get_loop  # noqa: SLF001
+
+    def new(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        above = super(mixin, cls).__new__
+        made = above(cls) if above is object.__new__ else above(cls, *args, **kwargs)
+        turn = running()
+        if turn is not None and not trusted(sys._getframe(1)):  # noqa: SLF001  # what an import makes is everybody's
+            made._loop = turn  # noqa: SLF001
+        return made
+
+    @wraps(original)
+    def get_loop(self: Any) -> Any:
+        turn = running()
+        if turn is not None and self._loop is not turn:
+            turn.host.violation(
+                f"the workflow waits for an asyncio.{type(self).__name__} that was made outside of this run, such as "
+                "at the top of a module: other runs share it, and no replay repeats what they do; make it in the run"
+            )
+        return original(self)
+
+    mixin.__new__ = new
+    mixin._get_loop = get_loop  # noqa: SLF001

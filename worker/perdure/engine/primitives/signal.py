@@ -20,6 +20,7 @@ def mailbox(run: "Run", name: str) -> asyncio.Queue[msgspec.Raw]:
     box = run.mailboxes.get(name)
     if box is None:
         box = run.mailboxes[name] = asyncio.Queue()
+        box._loop = run.loop  # type: ignore[attr-defined]  # noqa: SLF001  # it may be made between turns, and is the run's
     return box
 
 
