@@ -16,7 +16,7 @@ import msgspec
 import pydantic
 import pytest
 
-from perdure import activity
+from perdure import activity, workflow
 from perdure.errors import DefinitionError, PayloadError
 from perdure.model.payload import Reader, Signature, encode
 from perdure.runtime.limits import Limits
@@ -87,6 +87,8 @@ def test_what_could_not_be_read_back_is_refused_where_it_is_declared(wanted: Any
     for function in (takes, gives):
         with pytest.raises(DefinitionError, match=r"cannot be read back; use builtins such as list and dict"):
             activity.define(function)
+    with pytest.raises(DefinitionError, match=r"signal go: .* cannot be read back"):
+        workflow.signal("go", wanted)
 
 
 def test_what_json_is_read_as_may_be_declared_by_what_it_can_do() -> None:

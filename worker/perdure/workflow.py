@@ -28,7 +28,7 @@ from perdure.errors import (
     PayloadError,
     PerdureError,
 )
-from perdure.model.payload import Reader, Signature, encode
+from perdure.model.payload import Reader, Signature, check_readable, encode
 from perdure.model.policies import ActivityOptions, Duration, RetryPolicy, check_name
 from perdure.model.runs import Visible
 
@@ -202,6 +202,7 @@ class Signal(Generic[T]):
     def __init__(self, name: str, message_type: Any) -> None:
         self.name = name
         self.reader = Reader(message_type)
+        check_readable((message_type,), f"signal {name}")  # every message would be skipped
 
     async def receive(self) -> T:
         """Wait for the next message. Messages of one name arrive in the order in which they were delivered.

@@ -197,7 +197,7 @@ class Signature:
             message = f"{name}: {error}"
             raise DefinitionError(message) from error
         self.result = Reader(hints.get("return", Any))
-        _check_others((*types, hints.get("return", Any)), name)
+        check_readable((*types, hints.get("return", Any)), name)
 
     def encode_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> msgspec.Raw:
         """Return the input of a call; raise `TypeError` as Python would when the arguments do not bind."""
@@ -252,7 +252,7 @@ def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
         raise DefinitionError(message) from error
 
 
-def _check_others(types: Iterable[Any], name: str) -> None:
+def check_readable(types: Iterable[Any], name: str) -> None:
     """Raise `DefinitionError` for a type, however deep, that msgspec leaves to the hooks and these do not know."""
     rest: list[Any] = list(msgspec.inspect.multi_type_info(types))
     seen: set[int] = set()

@@ -34,8 +34,8 @@ _CLOCKS_BY_DEFAULT = {"localtime": 0, "gmtime": 0, "ctime": 0, "asctime": 0, "st
 """They read the clock when no more than so many arguments are given."""
 _RANDOM = (
     "betavariate", "binomialvariate", "choice", "choices", "expovariate", "gammavariate", "gauss", "getrandbits",
-    "lognormvariate", "normalvariate", "paretovariate", "randbytes", "randint", "random", "randrange", "sample", "shuffle",
-    "triangular", "uniform", "vonmisesvariate", "weibullvariate",
+    "lognormvariate", "normalvariate", "paretovariate", "randbytes", "randint", "random", "randrange", "sample",
+    "shuffle", "triangular", "uniform", "vonmisesvariate", "weibullvariate",
 )  # fmt: skip
 
 # Machinery that may read clocks and files on behalf of harmless code: imports, log records, tracebacks.
