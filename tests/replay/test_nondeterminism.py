@@ -92,6 +92,13 @@ async def swallows_everything(amount: int) -> str:
     return "swallowed"
 
 
+async def starts_another(amount: int) -> str:
+    names = {"__name__": "odd_steps", "step": refund}
+    exec(compile("async def refund(amount):\n    await step(amount)\n", "odd_steps.py", "exec"), names)
+    await asyncio.create_task(names["refund"](amount))  # type: ignore[operator]  # it has been put there
+    return ""
+
+
 approve = workflow.signal("approve", bool)
 
 CHANGES: dict[Any, tuple[str, str]] = {
@@ -100,7 +107,7 @@ CHANGES: dict[Any, tuple[str, str]] = {
     another_queue: ("ActivityScheduled #1 charge", "ActivityScheduled #1 charge on queue elsewhere"),
     nothing_there: ("ActivityScheduled #1 charge", "nothing more in this turn"),
     returns_early: ("ActivityScheduled #1 charge", "WorkflowExecutionCompleted"),
-    raises_early: ("ActivityScheduled #1 charge", "WorkflowExecutionFailed"),
+    raises_early: ("ActivityScheduled #1 charge", "WorkflowExecutionFailed with ValueError: 12"),
     one_more: ("nothing more in this turn", "ActivityScheduled #3 charge"),
     one_less: ("TimerStarted #2", "WorkflowExecutionCompleted"),
     swallows_everything: ("ActivityScheduled #1 charge", "ActivityScheduled #1 refund"),
@@ -122,11 +129,29 @@ def test_changed_code_is_caught_and_both_sides_are_shown(changed: Callable[[int]
     script.run.evict()
 
 
-def test_the_position_in_the_code_is_named() -> None:
+@pytest.mark.parametrize(
+    ("changed", "position"),
+    [
+        (another_activity, r"test_nondeterminism\.py:\d+ in another_activity"),
+        (raises_early, r'test_nondeterminism\.py", line \d+, in raises_early'),
+        (nothing_there, r"test_nondeterminism\.py:\d+ in nothing_there, where it waits"),
+        (starts_another, r"odd_steps\.py:2 in refund"),
+    ],
+)
+def test_the_position_in_the_code_is_named(changed: Callable[[int], Any], position: str) -> None:
     script = Script(original, 12)
     script.turn()
-    with pytest.raises(NonDeterminismError, match=r"at .*test_nondeterminism\.py:\d+ in another_activity"):
-        script.replayed(variant(another_activity))
+    with pytest.raises(NonDeterminismError, match=rf"  at            .*{position}\n"):
+        script.replayed(variant(changed))
+    script.run.evict()
+
+
+def test_the_line_that_runs_the_worker_is_no_position_in_the_workflow() -> None:
+    script = Script(original, 12)
+    script.turn()
+    with pytest.raises(NonDeterminismError) as caught:
+        script.replayed(variant(returns_early))
+    assert "  at  " not in str(caught.value)
     script.run.evict()
 
 

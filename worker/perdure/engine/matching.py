@@ -23,6 +23,8 @@ from perdure.model.events import (
     WorkflowExecutionFailed,
 )
 
+from .loop import RunLoop, running
+
 
 def same(recorded: object, command: Command) -> bool:
     """Tell whether the code asked again for what history says it asked for."""
@@ -53,12 +55,17 @@ def spell(command: object) -> str:
             return f"{type(command).__name__} #{seq}"
         case SideEffectRecorded(seq=seq) | SideEffectFailed(seq=seq):
             return f"{type(command).__name__} #{seq}"
+        case WorkflowExecutionFailed(failure=failure):
+            return f"WorkflowExecutionFailed with {failure.type}: {failure.message}"
         case _:
             return type(command).__name__
 
 
 def mismatch(where: str, recorded: object, command: object, at: str) -> NonDeterminismError:
     """Return the error that shows both sides."""
+    if isinstance(command, WorkflowExecutionFailed):
+        frames = [line for line in command.failure.traceback.splitlines() if line.startswith("  File ")]
+        at = frames[-1].strip() if frames else at
     lines = [
         f"the code of {where} does not do what its history says:",
         f"  history has   {spell(recorded)}",
@@ -71,11 +78,31 @@ def mismatch(where: str, recorded: object, command: object, at: str) -> NonDeter
 
 
 def code_position(function: Callable[..., Any]) -> str:
-    """Return ``file:line`` of the innermost frame on the stack that is in the file of the author's function."""
-    author = function.__code__.co_filename
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  # the stack is what we are asked for
-    while frame is not None:
-        if frame.f_code.co_filename == author:
-            return f"{author}:{frame.f_lineno} in {frame.f_code.co_name}"
+    """Return ``file:line`` of the innermost frame of this turn that is in the file of the author's function.
+
+    A task of another file has none there: then it is the innermost one that is neither asyncio's nor ours.
+    """
+    frame: FrameType | None = sys._getframe(1) if running() is not None else None  # noqa: SLF001  # the stack is what we are asked for
+    elsewhere = ""
+    while frame is not None and frame.f_code is not RunLoop._run.__code__:  # noqa: SLF001  # below it is the worker
+        if frame.f_code.co_filename == function.__code__.co_filename:
+            return _spelled(frame)
+        if not elsewhere and frame.f_globals.get("__name__", "").partition(".")[0] not in ("perdure", "asyncio"):
+            elsewhere = _spelled(frame)
         frame = frame.f_back
-    return ""
+    return elsewhere
+
+
+def waiting_position(function: Callable[..., Any], waiting: Any) -> str:
+    """Return where a coroutine waits, in the file of the author's function."""
+    place = ""
+    while waiting is not None:
+        frame = getattr(waiting, "cr_frame", None)
+        if frame is not None and frame.f_code.co_filename == function.__code__.co_filename:
+            place = f"{_spelled(frame)}, where it waits"
+        waiting = getattr(waiting, "cr_await", None)
+    return place
+
+
+def _spelled(frame: FrameType) -> str:
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"

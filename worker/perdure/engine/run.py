@@ -342,7 +342,10 @@ class Run:
         where = f"{self.info.id} (workflow {self.definition.name}, run {self.info.run_id}), turn {self.turns - 1}"
         header = self.header
         where += f" recorded by build {header.build or '?'} on Python {header.python or '?'},"
-        return matching.mismatch(where, recorded, command, matching.code_position(self.definition.function))
+        at = matching.code_position(self.definition.function)
+        if command is None and self._main is not None:
+            at = matching.waiting_position(self.definition.function, self._main.get_coro())
+        return matching.mismatch(where, recorded, command, at)
 
     # --- tearing down -------------------------------------------------
 
