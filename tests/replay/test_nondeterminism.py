@@ -227,7 +227,7 @@ def test_a_turn_under_rules_of_a_newer_release_is_not_replayed() -> None:
     script.run.evict()
 
 
-@pytest.mark.parametrize("attempt", ["executor", "thread", "connection", "callback"])
+@pytest.mark.parametrize("attempt", ["executor", "thread", "connection", "factory", "callback"])
 def test_leaving_the_run_through_the_loop_is_a_violation_even_when_swallowed(attempt: str) -> None:
     async def leaving(amount: int) -> str:
         loop = asyncio.get_running_loop()
@@ -239,6 +239,8 @@ def test_leaving_the_run_through_the_loop_is_a_violation_even_when_swallowed(att
                     await asyncio.to_thread(print)
                 case "connection":
                     await asyncio.open_connection("127.0.0.1", 1)
+                case "factory":
+                    loop.set_task_factory(None)
                 case _:
                     loop.call_soon_threadsafe(print)
         except Exception:  # noqa: BLE001

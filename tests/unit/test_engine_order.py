@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
 
 from perdure import activity, workflow
 from perdure.errors import DeterminismViolation
-from perdure.model.events import ActivityCompleted, ActivityScheduled, TurnHeader
+from perdure.model.events import ActivityCompleted, ActivityScheduled, TurnHeader, WorkflowExecutionFailed
 from perdure.runtime import guard
 from tests.support.engine import Script, spelled
 
@@ -85,6 +86,33 @@ def test_an_activity_whose_task_is_cancelled_before_it_began_is_cancelled() -> N
     assert commands[2:4] == ["ActivityCancelRequested 1", "ActivityCancelRequested 2"]
     assert script.run.activities == {}
     assert script.replayed().activities == {}
+
+
+def test_an_activity_that_a_task_group_takes_no_more_says_so_as_for_a_coroutine() -> None:
+    @workflow.define
+    async def too_late() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(step(1))
+        group.create_task(step(2))
+
+    script = Script(too_late)
+    script.turn()
+    decision = script.complete((1, 1))
+    assert isinstance(decision.closing, WorkflowExecutionFailed)
+    assert "is finished" in decision.closing.failure.message
+
+
+@pytest.mark.parametrize("wait", [asyncio.wait, lambda made: list(asyncio.as_completed(made))])
+def test_futures_whose_sets_have_no_order_that_lasts_are_refused_where_they_would_come_in_one(wait: Any) -> None:
+    @workflow.define
+    async def odd() -> None:
+        made: asyncio.Future[int] = asyncio.Future()
+        await wait([asyncio.get_running_loop().create_future(), made])
+
+    script = Script(odd)
+    with pytest.raises(DeterminismViolation, match=r"use asyncio\.get_running_loop\(\)\.create_future\(\)"):
+        script.turn()
+    script.run.evict()
 
 
 def test_tasks_that_were_about_to_go_on_learn_that_their_run_is_given_up() -> None:

@@ -347,18 +347,16 @@ class RunLoop(asyncio.AbstractEventLoop):
 def _refuse(name: str) -> Callable[..., NoReturn]:
     def refuse(self: RunLoop, *args: Any, **kwargs: Any) -> NoReturn:
         del args, kwargs
-        self.host.violation(f"a workflow may not use loop.{name}(); do input and output in an activity")
+        self.host.violation(
+            f"a workflow may not use loop.{name}(): its event loop only replays; do input and output in an activity"
+        )
 
     return refuse
 
 
-for _name in (
-    "add_reader", "add_writer", "add_signal_handler", "connect_accepted_socket", "connect_read_pipe",
-    "connect_write_pipe", "create_connection", "create_datagram_endpoint", "create_server", "create_unix_connection",
-    "create_unix_server", "getaddrinfo", "getnameinfo", "run_forever", "run_until_complete", "sendfile", "sock_accept",
-    "sock_connect", "sock_recv", "sock_sendall", "start_tls", "stop", "subprocess_exec", "subprocess_shell",
-):  # fmt: skip
-    setattr(RunLoop, _name, _refuse(_name))
+for _name in dir(asyncio.AbstractEventLoop):
+    if not _name.startswith("_") and _name not in vars(RunLoop):
+        setattr(RunLoop, _name, _refuse(_name))
 
 
 def _iterated(generator: generators.Generator) -> None:

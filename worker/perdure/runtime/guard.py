@@ -24,7 +24,7 @@ from functools import wraps
 from types import FrameType, SimpleNamespace
 from typing import Any
 
-from perdure.engine.loop import RunLoop, running
+from perdure.engine.loop import RunFuture, RunLoop, RunTask, running
 
 _CLOCKS = (
     "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "clock_gettime",
@@ -88,7 +88,7 @@ def install() -> None:
         _differs(os, name, "use workflow.random().randbytes() or workflow.uuid4()")
     _wrap(threading.Thread, "start", _AUDITED["_thread.start_new_thread"])  # audited from Python 3.12 on only
     random._urandom = os.urandom  # type: ignore[attr-defined]  # noqa: SLF001  # SystemRandom and secrets read this name
-    _order_as_completed()
+    _order_waits()
     _order_sets()
     _keep_to_their_runs()
     _let_ignored_exceptions_be_shown()
@@ -161,17 +161,34 @@ def _let_ignored_exceptions_be_shown() -> None:
     sys.unraisablehook = shown
 
 
-def _order_as_completed() -> None:
-    """Make ``asyncio.as_completed`` start its coroutines in the order given, not in the order of a set."""
-    original = asyncio.as_completed
+def _order_waits() -> None:
+    """Hold a run that waits for what has no lasting order in a set, and let `as_completed` start in the order given."""
+    wait, as_completed = asyncio.wait, asyncio.as_completed
+    lasting = (RunTask, RunFuture, asyncio.tasks._GatheringFuture)  # type: ignore[attr-defined]  # noqa: SLF001
 
-    @wraps(original)
+    def looked_at(loop: RunLoop, futures: list[Any]) -> list[Any]:
+        for future in futures:
+            if asyncio.isfuture(future) and not isinstance(future, lasting):
+                loop.host.violation(
+                    f"sets of what asyncio.{type(future).__name__}() makes are in another order on replay; "
+                    "use asyncio.get_running_loop().create_future(), or asyncio.create_task()"
+                )
+        return futures
+
+    @wraps(wait)
+    def ordered_wait(fs: Any, **kwargs: Any) -> Any:
+        loop = running()
+        return wait(fs if loop is None else looked_at(loop, list(fs)), **kwargs)
+
+    @wraps(as_completed)
     def ordered(fs: Any, **kwargs: Any) -> Any:
         loop = running()
-        if isinstance(loop, RunLoop):
-            fs = [asyncio.ensure_future(awaitable) for awaitable in fs]
-        return original(fs, **kwargs)
+        if loop is not None:
+            fs = looked_at(loop, [asyncio.ensure_future(awaitable) for awaitable in fs])
+        return as_completed(fs, **kwargs)
 
+    asyncio.wait = ordered_wait
+    asyncio.tasks.wait = ordered_wait
     asyncio.as_completed = ordered
     asyncio.tasks.as_completed = ordered
 

@@ -60,6 +60,10 @@ class ActivityFuture(RunFuture[Any]):
             del run.activities[self.seq]
         return super().cancel(msg)
 
+    def close(self) -> None:
+        """Do what a task group asks of a coroutine that it does not take any more, from Python 3.13 on."""
+        self.cancel()
+
 
 def schedule(
     run: "Run", name: str, payload: msgspec.Raw, options: ActivityOptions, result: Reader
