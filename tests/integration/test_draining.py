@@ -2,6 +2,8 @@
 
 import asyncio
 
+import psycopg
+
 from perdure import Limits, Worker, activity, workflow
 from tests.support.world import LIMIT, World, eventually, run_async
 
@@ -42,4 +44,43 @@ async def test_a_drain_ends_with_the_last_answer_to_another_worker(world: World)
             await eventually(draining)
             Door.open.set()
         assert await handle.result() == "done"
+    await world.close()
+
+
+async def waiting(dsn: str, statements: int) -> None:
+    """Wait until so many statements wait for a lock."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+
+        async def are_waiting() -> bool:
+            mine = "datname = current_database() AND wait_event_type = 'Lock'"
+            cursor = await connection.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {mine}")
+            return await cursor.fetchone() == (statements,)
+
+        await eventually(are_waiting)
+
+
+@workflow.define
+async def short() -> str:
+    return "done"
+
+
+@run_async
+async def test_a_start_that_is_answered_while_its_worker_ends_does_not_wait_for_that_worker(migrated: str) -> None:
+    world = World(migrated)
+    client, other = await world.client(), await world.client()
+    async with await psycopg.AsyncConnection.connect(migrated) as beside:
+        async with Worker(client, workflows=[short]) as worker:
+            await eventually(lambda: asyncio.sleep(0, worker.ready))
+            # Nobody may start an instance of this id before it is known whether there is one.
+            await beside.execute(
+                "INSERT INTO perdure.run (id, namespace, instance, workflow, queue) VALUES (0, 'default', 'one', '', '')"
+            )
+            starting = asyncio.create_task(client.start(short, id="one"))
+            await waiting(migrated, 1)
+            worker.stop()
+            await waiting(migrated, 2)
+            await beside.rollback()
+            handle = await starting
+        async with Worker(other, workflows=[short]):
+            assert await handle.result() == "done"
     await world.close()

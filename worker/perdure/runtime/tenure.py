@@ -150,6 +150,8 @@ class Tenure:
 
     async def end(self) -> None:
         """Stop every loop, drop what is left and, if the lease is still ours, give everything back at once."""
+        ours = self._forgotten or not self.lost.is_set()
+        self.lost.set()  # what is answered from now on, as the start of a run, finds nobody here any more
         self.draining = True
         self.polling = False
         for execution in self._executions.values():
@@ -161,7 +163,7 @@ class Tenure:
         await self.attempts.stop()
         await self.flusher.stop()
         await self.keeper.stop()
-        if self._forgotten or not self.lost.is_set():
+        if ours:
             try:
                 async with asyncio.timeout(SILENCE):
                     await self._heartbeats.send()
