@@ -72,9 +72,8 @@ async def test_a_start_that_is_answered_while_its_worker_ends_does_not_wait_for_
         async with Worker(client, workflows=[short]) as worker:
             await eventually(lambda: asyncio.sleep(0, worker.ready))
             # Nobody may start an instance of this id before it is known whether there is one.
-            await beside.execute(
-                "INSERT INTO perdure.run (id, namespace, instance, workflow, queue) VALUES (0, 'default', 'one', '', '')"
-            )
+            rival = "INSERT INTO perdure.run (id, namespace, instance, workflow, queue)"
+            await beside.execute(f"{rival} VALUES (0, 'default', 'one', '', '')")
             starting = asyncio.create_task(client.start(short, id="one"))
             await waiting(migrated, 1)
             worker.stop()

@@ -30,6 +30,8 @@ GATE = 4711
 """The advisory lock at which statements of the gated role wait, after their snapshot was taken."""
 WAIT = f"BEGIN PERFORM pg_advisory_xact_lock_shared({GATE}); RETURN true; END"
 
+RENDER = NewTask(seq=1, queue="default", name="render", input=b"[]", options=b"{}")
+
 Connection = psycopg.AsyncConnection[tuple[object, ...]]
 
 
@@ -311,6 +313,37 @@ async def test_a_flush_beside_a_termination_is_repeated_and_then_refused(stage: 
     assert (stage.store.statements["flush_turns"], stage.store.statements["flush"]) == (1, 1)
 
 
+@behaviour
+async def test_activities_of_a_run_that_is_terminated_meanwhile_are_not_offered(stage: GatedStage) -> None:
+    gated = await stage.gated()
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    async with stage.gate():
+        offer = asyncio.create_task(gated.flush(lease, [commit(run_id, tasks=(RENDER,))]))
+        await stage.stopped()
+        assert await stage.store.terminate(NAMESPACE, "order-1", "enough") == run_id
+    assert await offer == [Committed(recorded=False, ended=False)]
+    assert await stage.execute("SELECT * FROM perdure.task") == []
+
+
+@behaviour
+async def test_a_termination_that_waited_for_an_offer_of_activities_withdraws_it(stage: GatedStage) -> None:
+    lease = await stage.worker()
+    run_id = await stage.owned(lease)
+    other = await stage.another()
+    async with stage.aside() as beside:
+        copy = "INSERT INTO perdure.task VALUES (%s, 1, '', '', '', '', '', 1, now())"
+        await beside.execute(copy, [run_id])
+        offer = asyncio.create_task(stage.flush(lease, run_id, tasks=(RENDER,)))
+        await stage.stopped()
+        termination = asyncio.create_task(other.terminate(NAMESPACE, "order-1", "enough"))
+        await stage.stopped(2)
+        await beside.rollback()
+    assert (await offer).recorded
+    assert await termination == run_id
+    assert await stage.execute("SELECT * FROM perdure.task") == []
+
+
 @pytest.mark.parametrize(("statement", "endings"), [("turn_one", ()), ("close_one", (close(),))])
 def test_a_turn_written_alone_beside_a_termination_is_refused(
     stage: GatedStage, statement: str, endings: tuple[Close, ...]
@@ -336,8 +369,7 @@ async def test_the_end_of_a_task_locks_its_run_first(stage: GatedStage) -> None:
     """As every flush does: in another order the two could wait for each other."""
     lease = await stage.worker()
     run_id = await stage.owned(lease)
-    task = NewTask(seq=1, queue="default", name="render", input=b"[]", options=b"{}")
-    await stage.flush(lease, run_id, turn(1), tasks=(task,))
+    await stage.flush(lease, run_id, turn(1), tasks=(RENDER,))
     await stage.store.claim_tasks(lease, 5)
     async with stage.aside() as beside:
         await beside.execute("SELECT FROM perdure.run WHERE id = %s FOR UPDATE", [run_id])

@@ -88,8 +88,11 @@ async def _close(
     closed, owner, changed, mail, seen = rows[0][:5]
     if mail > seen:
         await forget(lane, [(RunId(closed), number) for number in range(seen + 1, mail + 1)])
-    workers = frozenset() if owner is None else frozenset({WorkerId(owner)})
-    return RunId(closed), Hint(workers=workers, closed=frozenset({RunId(closed)}), changed=changed)
+    hint = Hint(closed=frozenset({RunId(closed)}), changed=changed)
+    if owner is None:
+        return RunId(closed), hint
+    await lane.fetch("withdraw", {"run": int8(closed)})
+    return RunId(closed), hint | Hint(workers=frozenset({WorkerId(owner)}))
 
 
 async def resume(lane: Lane, namespace: str, instance: str, run_id: RunId | None) -> tuple[RunId | None, Hint]:

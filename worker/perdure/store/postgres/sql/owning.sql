@@ -243,7 +243,8 @@ FROM fence;
 
 -- name: flush
 -- Many runs, one commit. The order that keeps it from deadlocks: the worker's row, the rows of runs that change (by
--- their numbers, as the caller sorts them), their turns, everything else.
+-- their numbers, as the caller sorts them), their turns, everything else. What brings no turn locks its run, too: two
+-- turns would meet at their place in the history, but tasks alone could go to a run that somebody terminates.
 -- A run closes only if its last turn knew of all mail, and otherwise nothing of that turn is recorded: whoever sends a
 -- message that is accepted can rely on it that the run's code has had a chance to read it.
 -- A turn that is there already takes nothing else of its commit with it. ON CONFLICT would find it too, but write a
@@ -269,7 +270,7 @@ WITH fence AS MATERIALIZED (
 ), locked AS MATERIALIZED (
     SELECT a.*, r.mail AS has_mail, r.waiting_for AS waited_for
     FROM fence CROSS JOIN (
-        SELECT * FROM asked WHERE ending IS NOT NULL OR status IS NOT NULL ORDER BY run_id
+        SELECT * FROM asked WHERE ending IS NOT NULL OR status IS NOT NULL OR seq IS NULL ORDER BY run_id
     ) a CROSS JOIN LATERAL (
         SELECT mail, waiting_for FROM perdure.run
         WHERE id = a.run_id AND owner = fence.id AND claims = coalesce(a.claim, claims)
@@ -281,7 +282,8 @@ WITH fence AS MATERIALIZED (
     UNION ALL
     SELECT a.*, NULL, NULL
     FROM fence CROSS JOIN asked a JOIN perdure.run r ON r.id = ANY (ARRAY[a.run_id])
-    WHERE a.ending IS NULL AND a.status IS NULL AND r.owner = fence.id AND fence.server = :server::bigint
+    WHERE a.ending IS NULL AND a.status IS NULL AND a.seq IS NOT NULL AND r.owner = fence.id
+      AND fence.server = :server::bigint
 ), recorded AS (
     INSERT INTO perdure.history (run_id, seq, events)
     SELECT run_id, seq, events FROM mine

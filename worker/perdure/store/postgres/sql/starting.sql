@@ -198,7 +198,8 @@ CROSS JOIN LATERAL (
 -- Locks the row first: its owner and mail must be the ones that the lock protects. A turn that the owner flushes
 -- meanwhile takes the same place in the history; then the statement fails as a whole and the caller repeats. A message
 -- that comes meanwhile is not seen by the snapshot, and left: then the mail has another number there than the row that
--- is locked, and the caller removes what came between. A run whose time is over (14) is left to its owner, if it has one.
+-- is locked, and the caller removes what came between, as it does the activities that the owner offered meanwhile. A run
+-- whose time is over (14) is left to its owner, if it has one.
 WITH target AS MATERIALIZED (
     SELECT id, owner, mail, key, beats FROM perdure.run
     WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL
@@ -244,6 +245,9 @@ WITH target AS MATERIALIZED (
 SELECT id, owner, key IS NOT NULL, mail, (SELECT mail FROM perdure.run r WHERE r.id = target.id),
        CASE WHEN beats THEN perdure.silence(ARRAY[id]) END
 FROM target;
+
+-- name: withdraw
+DELETE FROM perdure.task WHERE run_id = :run::bigint;
 
 -- name: terminated
 -- The outcome has the id of the request, so that it is the run which an earlier try of the same request has closed.
