@@ -32,10 +32,17 @@ async def never_claimed(stage: Stage) -> RunId:
     return run_id
 
 
+async def left_by_the_dead(stage: Stage) -> RunId:
+    run_id = await stage.owned(await stage.worker("dead", lease=10.0), key="uid-1", timeout=60.0)
+    await stage.store.deliver(NAMESPACE, "order-1", signal("unread"))
+    return run_id
+
+
 WAYS: dict[str, Callable[[Stage], Awaitable[RunId]]] = {
     "held": held,
     "parked": parked,
     "never claimed": never_claimed,
+    "left by the dead": left_by_the_dead,
 }
 
 

@@ -256,6 +256,21 @@ async def test_a_termination_that_waited_for_a_claim_tells_the_new_owner(stage: 
     assert type(item.event).__name__ == "WorkflowExecutionTerminated"
 
 
+@behaviour
+async def test_a_run_that_is_claimed_while_it_is_found_to_be_late_is_left_to_its_owner(stage: GatedStage) -> None:
+    lease = await stage.worker(lease=600.0)
+    run_id = (await stage.start(timeout=60.0)).run_id
+    await stage.pass_time(61)
+    async with stage.aside() as beside:
+        claim = "UPDATE perdure.run SET state = 1, owner = %s, claims = claims + 1 WHERE id = %s"
+        await beside.execute(claim, [lease.worker, run_id])
+        late = asyncio.create_task(stage.store.time_out(lease))
+        await stage.stopped()
+        await beside.commit()
+    assert await late == 0
+    assert (await stage.summary()).state is RunState.OWNED
+
+
 @pytest.mark.parametrize("owned", [False, True])
 def test_a_termination_that_waited_for_a_message_leaves_nothing_to_read_but_its_own(
     stage: GatedStage, owned: bool

@@ -251,7 +251,7 @@ ANALYZE
 """Tables that had rows and were looked at by the server when they had none: it believes that they never have any."""
 
 COUNTED = {("census", index) for index in ("run_ready", "run_due", "run_held", "run_open", "task_due")}
-WHOLE = COUNTED | {("recover", "run_owned"), ("recover", "task_owned")}
+WHOLE = COUNTED | {("recover", "run_owned"), ("recover", "task_owned"), ("overdue", "run_owned")}
 """What is meant to be read whole: all that waits is counted, and all owners of anything are looked at, now and then."""
 
 

@@ -1,9 +1,8 @@
 """One tenure of a worker: everything that holds while one lease does.
 
-What lives here: the owned runs, and the loops that look into the inbox and
-recover. What must not: taking runs (`claiming`), signals, processes,
-re-registration (`worker`). When the lease is lost the whole tenure is thrown
-away and nothing of it can write.
+What lives here: the owned runs, and the loops that look into the inbox and recover. What must not: taking runs
+(`claiming`), signals, processes, re-registration (`worker`). When the lease is lost the whole tenure is thrown away and
+nothing of it can write.
 """
 
 import asyncio
@@ -392,7 +391,8 @@ class Tenure:
                 self.charge.tally.recovered += recovered
                 self._claims.look()
             await self.charge.store.hold_unknown(self.lease)
-            await self.charge.store.time_out(self.lease)
+            if await self.charge.store.time_out(self.lease):
+                self._orphans.set()  # there may be more
             await self._claims.absolve()
             await self._release_strays()
             self._tasks.wake()

@@ -204,7 +204,7 @@ class Store(Protocol):
         """
 
     async def time_out(self, lease: Lease) -> int:
-        """Close runs of all namespaces whose deadline has passed and that nobody owns; not suspended ones."""
+        """Close runs of all namespaces whose deadline has passed and that nobody alive owns; not suspended ones."""
 
     async def resume(self, namespace: str, instance: str, run_id: RunId | None = None) -> RunId | None:
         """Make a held run ready again; None when it is not held."""

@@ -125,7 +125,7 @@ class MemoryStore(MemoryWorkers):
                 return None
             owner = run.owner
             self._close_from_outside(run, RunState.TERMINATED, event)
-            if owner is not None and owner in self.workers_by_id:  # else nobody would ever read, or remove, the note
+            if owner is not None and self._lives(owner):  # else nobody would ever read, or remove, the note
                 run.mail += 1
                 run.inbox[run.mail] = InboxRow(records.encode_outcome(event), owner)
                 self.hint(Hint(workers=frozenset({owner})))
@@ -136,7 +136,7 @@ class MemoryStore(MemoryWorkers):
         with self.lock:
             self._fence(lease)
             late = [run for run in self.runs.values() if run.deadline is not None and run.deadline <= self.clock()]
-            late = [run for run in late if run.owner is None and not run.state.closed and not run.suspended]
+            late = [run for run in late if not self._lives(run.owner) and not run.state.closed and not run.suspended]
             for run in late:
                 self._close_from_outside(run, RunState.TIMED_OUT, TIMED_OUT)
             return len(late)

@@ -60,6 +60,10 @@ class MemoryWorkers(MemoryReads):
             self._dismiss(expired)
             return Renewal(now, reaped=bool(expired))
 
+    def _lives(self, owner: WorkerId | None) -> bool:
+        worker = None if owner is None else self.workers_by_id.get(owner)
+        return worker is not None and worker.expires_at > self.clock()
+
     def _in_force(self, lease: Lease) -> bool:
         try:
             self._fence(lease)

@@ -199,12 +199,15 @@ CROSS JOIN LATERAL (
 -- meanwhile takes the same place in the history; then the statement fails as a whole and the caller repeats. A message
 -- that comes meanwhile is not seen by the snapshot, and left: then the mail has another number there than the row that
 -- is locked, and the caller removes what came between, as it does the activities that the owner offered meanwhile. A run
--- whose time is over (14) is left to its owner, if it has one.
+-- whose time is over (14) is left to its owner, if that lives.
 WITH target AS MATERIALIZED (
     SELECT id, owner, mail, key, beats FROM perdure.run
     WHERE namespace = :namespace::text AND instance = :instance::text AND closed_at IS NULL
       AND id = coalesce(:run::bigint, id)
-      AND (:ending::integer = 13 OR state IN (0, 2, 3) AND NOT suspended) IS TRUE
+      AND (
+          :ending::integer = 13
+          OR NOT suspended AND (owner IN (SELECT id FROM perdure.worker WHERE expires_at > clock_timestamp())) IS NOT TRUE
+      )
     FOR NO KEY UPDATE
 ), closed AS (
     UPDATE perdure.run r
@@ -238,7 +241,8 @@ WITH target AS MATERIALIZED (
 ), noted AS (
     INSERT INTO perdure.inbox (run_id, number, owner, body)
     -- Nobody would ever read, or remove, a note to a worker that is gone.
-    SELECT id, mail + 1, owner, :outcome::bytea FROM target WHERE owner IN (SELECT id FROM perdure.worker)
+    SELECT id, mail + 1, owner, :outcome::bytea FROM target
+    WHERE owner IN (SELECT id FROM perdure.worker WHERE expires_at > clock_timestamp())
 ), changed AS (
     INSERT INTO perdure.status_change (run_id) SELECT id FROM target WHERE key IS NOT NULL
 )
@@ -259,12 +263,22 @@ ORDER BY id DESC
 LIMIT 1;
 
 -- name: overdue
+-- Runs that nobody has, and those of owners that are dead: where a whole namespace has no worker, nobody frees them.
+WITH gone AS MATERIALIZED (
+    SELECT owner FROM perdure.run WHERE state = 1
+    EXCEPT SELECT id FROM perdure.worker WHERE expires_at > clock_timestamp()
+)
 SELECT r.namespace, r.instance, r.id
 FROM perdure.worker w LEFT JOIN LATERAL (
+    (
+        SELECT namespace, instance, id FROM perdure.run
+        WHERE deadline <= now() AND state IN (0, 2, 3) AND NOT suspended
+        ORDER BY deadline
+        LIMIT 1000
+    )
+    UNION ALL
     SELECT namespace, instance, id FROM perdure.run
-    WHERE deadline <= now() AND state IN (0, 2, 3) AND NOT suspended
-    ORDER BY deadline
-    LIMIT 1000
+    WHERE owner = ANY (ARRAY(SELECT owner FROM gone)) AND state = 1 AND deadline <= now() AND NOT suspended
 ) r ON true
 WHERE w.id = :worker::bigint AND w.epoch = :epoch::bigint AND w.expires_at > clock_timestamp();
 
