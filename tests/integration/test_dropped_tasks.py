@@ -71,3 +71,26 @@ async def test_a_remote_attempt_ends_when_its_run_is_terminated(world: World) ->
             await handle.result()
         await eventually(stopped)
     await world.close()
+
+
+@workflow.define
+async def waits_here() -> None:
+    await lasts()
+
+
+@run_async
+async def test_an_attempt_ends_when_its_run_is_terminated_right_after_a_message(world: World) -> None:
+    near, far = await world.client(), await world.client()
+    async with Worker(near, workflows=[waits_here], activities=[lasts]):
+        handle = await near.start(waits_here, id="one")
+
+        async def began() -> bool:
+            return seen == ["began"]
+
+        await eventually(began)
+        await far.handle("one").signal("news")
+        await far.handle("one").terminate()
+        with pytest.raises(WorkflowTerminatedError):
+            await handle.result()
+        await eventually(stopped)
+    await world.close()

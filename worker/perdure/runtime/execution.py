@@ -115,13 +115,10 @@ class Execution:
         for item in items:
             if item.event is None:
                 self.drain()
-                continue
-            if item.number != self._seen + 1 or self.over:
-                continue
-            self._seen = item.number
-            if isinstance(item.event, ClosedFromOutside):
-                self._leave(None)
-            else:
+            elif isinstance(item.event, ClosedFromOutside):
+                self.abandon()  # what came before it, and was not taken yet, is gone
+            elif item.number == self._seen + 1 and not self.over:
+                self._seen = item.number
                 self._post(item.event)
 
     def drain(self) -> None:
