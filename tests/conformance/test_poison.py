@@ -135,3 +135,24 @@ async def test_a_run_whose_worker_lost_its_lease_and_came_back_is_not_suspected_
             await bury(stage)
             await stage.store.absolve([run_id])
     assert (await stage.summary("run")).state is RunState.READY
+
+
+@behaviour
+async def test_a_run_that_ends_all_workers_that_know_it_is_held_for_them_whoever_else_serves_its_queue(
+    stage: Stage,
+) -> None:
+    neighbour = await stage.worker("neighbour", build="build-2", workflows=("something else",), lease=600.0)
+    await stage.start("poison", key="uid-1")
+    for number in range(POISONOUS):
+        lease = await stage.worker(f"victim-{number}", lease=1.0)
+        await stage.store.recover(lease)
+        assert len(await claimed_by(stage, lease)) == 1
+        await stage.pass_time(2)
+        stage.store.renew(neighbour)
+        assert await stage.store.recover(neighbour) == 1
+        assert await stage.store.hold_unknown(neighbour) == 1
+    lease = await stage.worker("the last one")
+    assert await stage.store.recover(lease) == 0
+    assert (await stage.summary("poison")).hold_reason == POISON
+    assert await stage.store.recover(lease) == 0
+    assert await claimed_by(stage, lease) == []

@@ -157,6 +157,7 @@ class MemoryStore(MemoryWorkers):
             if run is None or run.state is not RunState.HELD:
                 return None
             run.held_builds.clear()
+            run.takeovers = 0
             self._free_held(run)
             return run.id
 

@@ -100,14 +100,16 @@ class MemoryWorkers(MemoryReads):
             me = self._fence(lease).info
             gone = self._vanished_owners()
             self._count_takeovers(lease.namespace, gone)
-            self._hold_poison(lease.namespace, me, gone)
+            self._hold_poison(me, gone)
             freed = self._free_orphans(lease.namespace, gone)
             for run in self.runs.values():
-                if (
-                    run.state is RunState.HELD
-                    and run.is_for(me)
-                    and (me.build not in run.held_builds or run.hold_reason in {UNKNOWN_WORKFLOW, ABSENT_BUILD})
-                ):
+                if run.state is not RunState.HELD or not run.is_for(me):
+                    continue
+                nobodys = run.hold_reason in {UNKNOWN_WORKFLOW, ABSENT_BUILD}
+                if nobodys and run.takeovers >= POISONOUS:
+                    self._call_poison(run, me)
+                elif nobodys or me.build not in run.held_builds:
+                    run.takeovers = run.takeovers if nobodys else 0
                     self._free_held(run)
                     freed += 1
             return freed
@@ -242,7 +244,7 @@ class MemoryWorkers(MemoryReads):
         return list(itertools.chain.from_iterable(run.tasks.values() for run in self.runs.values()))
 
     def _free_held(self, run: RunRow) -> None:
-        run.state, run.takeovers = move(run.state, RunState.READY), 0
+        run.state = move(run.state, RunState.READY)
         run.hold_reason = run.hold_message = ""
         self._changed(run)
         self.hint(Hint(queues=frozenset({run.queue})))
@@ -260,15 +262,17 @@ class MemoryWorkers(MemoryReads):
             elif run.takeovers < SUSPECT or suspects[run.owner] is run:
                 run.takeovers += 1
 
-    def _hold_poison(self, namespace: str, me: WorkerInfo, gone: set[WorkerId]) -> None:
+    def _hold_poison(self, me: WorkerInfo, gone: set[WorkerId]) -> None:
         for run in self.runs.values():
-            free = run.state is RunState.READY and run.queue in me.queues
-            orphan = run.state is RunState.OWNED and run.owner in gone
-            if run.namespace == namespace and run.takeovers >= POISONOUS and (free or orphan):
+            free = run.state is RunState.READY or run.owner in gone
+            if run.is_for(me) and run.takeovers >= POISONOUS and free:
                 run.state, run.owner = move(run.state, RunState.HELD), None
-                run.hold_reason, run.hold_message = POISON, POISON_MESSAGE.format(instance=run.instance)
-                run.held_builds.add(me.build)
-                self._changed(run)
+                self._call_poison(run, me)
+
+    def _call_poison(self, run: RunRow, me: WorkerInfo) -> None:
+        run.hold_reason, run.hold_message = POISON, POISON_MESSAGE.format(instance=run.instance)
+        run.held_builds.add(me.build)
+        self._changed(run)
 
     def _dismiss(self, gone: set[WorkerId]) -> None:
         """Forget workers, and what closed runs had still to tell them."""

@@ -76,7 +76,8 @@ SELECT array_agg(DISTINCT queue) FROM (SELECT queue FROM freed UNION ALL SELECT 
 --
 -- What ends its workers must not do so for ever. Each orphan counts how often in a row its owner vanished while nothing
 -- was recorded. All that a worker had count until they are suspects (2, see claim), then only the one that was claimed
--- last, for suspects are claimed one by one. At 5 the run is held, for every build that finds it so.
+-- last, for suspects are claimed one by one. At 5 the run is held, for every build that would take it and finds it so. That
+-- nobody knew its workflow for a while, because the only worker that does had just vanished, does not clear it.
 WITH me AS MATERIALIZED (
     SELECT build, queues, workflows FROM perdure.worker
     WHERE id = :worker::bigint AND epoch = :epoch::bigint AND expires_at > clock_timestamp()
@@ -87,7 +88,12 @@ WITH me AS MATERIALIZED (
     ) o
     WHERE :unleased::boolean OR EXISTS (SELECT FROM me)
 ), orphans AS MATERIALIZED (
-    SELECT r.id, r.owner, r.takeovers, r.taken_turn, r.claimed_at
+    SELECT r.id, r.owner, r.takeovers, r.taken_turn, r.claimed_at,
+           EXISTS (
+               SELECT FROM me
+               WHERE r.queue = ANY (me.queues) AND r.workflow = ANY (me.workflows)
+                 AND (r.build IS NULL OR r.build = me.build)
+           ) AS known
     FROM perdure.run r
     -- As in "expel": found by their owner, locked by their numbers.
     WHERE r.id = ANY (ARRAY(
@@ -100,7 +106,7 @@ WITH me AS MATERIALIZED (
     SELECT o.*, last.seq AS turn, last.seq IS NOT DISTINCT FROM o.taken_turn AS stands
     FROM orphans o CROSS JOIN LATERAL (SELECT max(seq) AS seq FROM perdure.history h WHERE h.run_id = o.id) last
 ), counted AS (
-    SELECT id, turn,
+    SELECT id, turn, known,
            CASE
                WHEN NOT stands THEN 1
                WHEN takeovers < 2 THEN takeovers + 1
@@ -112,12 +118,14 @@ WITH me AS MATERIALIZED (
     FROM standing
 ), poison AS MATERIALIZED (
     SELECT r.id, r.takeovers
-    FROM me JOIN perdure.run r ON r.queue = ANY (me.queues)
+    FROM me JOIN perdure.run r ON r.queue = ANY (me.queues) AND r.workflow = ANY (me.workflows)
     WHERE r.namespace = :namespace::text AND r.state = 0 AND r.takeovers >= 5
+      AND (r.build IS NULL OR r.build = me.build)
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
 ), held AS MATERIALIZED (
-    SELECT r.id FROM me JOIN perdure.run r ON r.queue = ANY (me.queues) AND r.workflow = ANY (me.workflows)
+    SELECT r.id, CASE WHEN r.hold_reason IN (:unknown::text, :absent::text) THEN r.takeovers ELSE 0 END AS takeovers
+    FROM me JOIN perdure.run r ON r.queue = ANY (me.queues) AND r.workflow = ANY (me.workflows)
     WHERE r.namespace = :namespace::text AND r.state = 3
       AND (r.build IS NULL OR r.build = me.build)
       AND (r.hold_reason IN (:unknown::text, :absent::text) OR (me.build = ANY (r.held_builds)) IS NOT TRUE)
@@ -133,11 +141,11 @@ WITH me AS MATERIALIZED (
             WHEN f.held THEN array_append(array_remove(r.held_builds, f.build), f.build) ELSE r.held_builds
         END
     FROM (
-        SELECT u.*, me.build, u.takeovers >= 5 AND me.build IS NOT NULL AS held
+        SELECT u.*, me.build, u.takeovers >= 5 AND u.known AS held
         FROM (
-            SELECT id, false AS visible, takeovers, turn FROM counted
-            UNION ALL SELECT id, false, takeovers, NULL FROM poison
-            UNION ALL SELECT id, true, 0, NULL FROM held
+            SELECT id, false AS visible, takeovers, turn, known FROM counted
+            UNION ALL SELECT id, false, takeovers, NULL, true FROM poison
+            UNION ALL SELECT id, true, takeovers, NULL, true FROM held
         ) u LEFT JOIN me ON true
     ) f
     WHERE r.id = ANY (ARRAY[f.id])
