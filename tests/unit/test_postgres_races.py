@@ -3,100 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 
 from perdure.model import codec
 from perdure.model.runs import Close, Committed, Heartbeat, NewTask, Park, Release, RunState, TaskDone, Visible
-from perdure.store.postgres import PostgresStore, migrate
+from tests.support.gate import GatedStage, gated_stage
 from tests.support.stores import (
     NAMESPACE,
-    PostgresStage,
     behaviour,
     close,
     commit,
     completed_activity,
-    eventually,
     names,
     signal,
     turn,
 )
 
-GATE = 4711
-"""The advisory lock at which statements of the gated role wait, after their snapshot was taken."""
-WAIT = f"BEGIN PERFORM pg_advisory_xact_lock_shared({GATE}); RETURN true; END"
-
 RENDER = NewTask(seq=1, queue="default", name="render", input=b"[]", options=b"{}")
-
-Connection = psycopg.AsyncConnection[tuple[object, ...]]
-
-
-class GatedStage(PostgresStage):
-    """A stage with a second store whose statements can be stopped when they look at the workers.
-
-    It is a row-level policy that stops them: it runs inside the statement, and binds only the role of that store.
-    """
-
-    def __init__(self, dsn: str, role: str) -> None:
-        super().__init__(dsn)
-        self._role = role
-
-    async def gated(self) -> PostgresStore:
-        """Return a store that stops at the gate."""
-        plain = self.dsn
-        self.dsn += f"{'&' if '?' in plain else '?'}options=-c%20role%3D{self._role}"
-        try:
-            return await self.another()
-        finally:
-            self.dsn = plain
-
-    @asynccontextmanager
-    async def aside(self) -> AsyncIterator[Connection]:
-        """Lend a connection with a transaction that is open until `commit` or `rollback`."""
-        async with await psycopg.AsyncConnection.connect(self.dsn) as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def gate(self) -> AsyncIterator[None]:
-        """Keep the gate closed meanwhile."""
-        async with self.aside() as connection:
-            await connection.execute("SELECT pg_advisory_xact_lock(%s)", [GATE])
-            yield
-
-    async def stopped(self, statements: int = 1) -> None:
-        """Wait until so many statements wait for a lock."""
-
-        async def are_waiting() -> bool:
-            mine = "datname = current_database() AND wait_event_type = 'Lock'"
-            ((waiting,),) = await self.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {mine}")
-            return bool(waiting >= statements)
-
-        await eventually(are_waiting)
 
 
 @pytest.fixture
 def stage(database: str) -> Iterator[GatedStage]:
     """Lend a stage with a gate."""
-    migrate(database)
-    role = f"perdure_test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(database, autocommit=True) as connection:
-        for statement in (
-            f"CREATE ROLE {role}",
-            f"GRANT USAGE ON SCHEMA perdure TO {role}",
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA perdure TO {role}",
-            f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA perdure TO {role}",
-            f"CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS '{WAIT}'",
-            "ALTER TABLE perdure.worker ENABLE ROW LEVEL SECURITY",
-            f"CREATE POLICY gate ON perdure.worker TO {role} USING (public.gate())",
-        ):
-            connection.execute(statement.encode())
-        yield GatedStage(database, role)
-        connection.execute(f"DROP OWNED BY {role}".encode())
-        connection.execute(f"DROP ROLE {role}".encode())
+    with gated_stage(database) as gated:
+        yield gated
 
 
 @behaviour
@@ -256,21 +189,6 @@ async def test_a_termination_that_waited_for_a_claim_tells_the_new_owner(stage: 
     assert type(item.event).__name__ == "WorkflowExecutionTerminated"
 
 
-@behaviour
-async def test_a_run_that_is_claimed_while_it_is_found_to_be_late_is_left_to_its_owner(stage: GatedStage) -> None:
-    lease = await stage.worker(lease=600.0)
-    run_id = (await stage.start(timeout=60.0)).run_id
-    await stage.pass_time(61)
-    async with stage.aside() as beside:
-        claim = "UPDATE perdure.run SET state = 1, owner = %s, claims = claims + 1 WHERE id = %s"
-        await beside.execute(claim, [lease.worker, run_id])
-        late = asyncio.create_task(stage.store.time_out(lease))
-        await stage.stopped()
-        await beside.commit()
-    assert await late == 0
-    assert (await stage.summary()).state is RunState.OWNED
-
-
 @pytest.mark.parametrize("owned", [False, True])
 def test_a_termination_that_waited_for_a_message_leaves_nothing_to_read_but_its_own(
     stage: GatedStage, owned: bool
@@ -326,37 +244,6 @@ async def test_a_flush_beside_a_termination_is_repeated_and_then_refused(stage: 
         await beside.commit()
     assert [answer.recorded for answer in await flush] == [False, True]
     assert (stage.store.statements["flush_turns"], stage.store.statements["flush"]) == (1, 1)
-
-
-@behaviour
-async def test_activities_of_a_run_that_is_terminated_meanwhile_are_not_offered(stage: GatedStage) -> None:
-    gated = await stage.gated()
-    lease = await stage.worker()
-    run_id = await stage.owned(lease)
-    async with stage.gate():
-        offer = asyncio.create_task(gated.flush(lease, [commit(run_id, tasks=(RENDER,))]))
-        await stage.stopped()
-        assert await stage.store.terminate(NAMESPACE, "order-1", "enough") == run_id
-    assert await offer == [Committed(recorded=False, ended=False)]
-    assert await stage.execute("SELECT * FROM perdure.task") == []
-
-
-@behaviour
-async def test_a_termination_that_waited_for_an_offer_of_activities_withdraws_it(stage: GatedStage) -> None:
-    lease = await stage.worker()
-    run_id = await stage.owned(lease)
-    other = await stage.another()
-    async with stage.aside() as beside:
-        copy = "INSERT INTO perdure.task VALUES (%s, 1, '', '', '', '', '', 1, now())"
-        await beside.execute(copy, [run_id])
-        offer = asyncio.create_task(stage.flush(lease, run_id, tasks=(RENDER,)))
-        await stage.stopped()
-        termination = asyncio.create_task(other.terminate(NAMESPACE, "order-1", "enough"))
-        await stage.stopped(2)
-        await beside.rollback()
-    assert (await offer).recorded
-    assert await termination == run_id
-    assert await stage.execute("SELECT * FROM perdure.task") == []
 
 
 @pytest.mark.parametrize(("statement", "endings"), [("turn_one", ()), ("close_one", (close(),))])
