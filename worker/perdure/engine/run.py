@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import random
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NoReturn, Protocol, TypeVar, cast, get_args
+from typing import Any, NoReturn, Protocol, TypeVar, get_args
 
 import msgspec
 
@@ -160,7 +160,7 @@ class Run:
         Incoming events that the run does not wait for (any more) are left out of
         the decision. Raises `EngineFault` when the turn must not be recorded.
         """
-        before = self.header
+        before = self._header = self.header
         self._commands = []
         self._begin(header, None)
         applied: list[Event] = [event for event in incoming if _APPLY[type(event)](self, event)]
@@ -174,8 +174,8 @@ class Run:
         commands = tuple(self._commands)
         closing: Closing | None = None
         if self.closed and commands and type(commands[-1]) in _CLOSING:
-            closing = cast("Closing", commands[-1])
-        turn = Turn(self.turns - 1, headers.difference(before, self.header), (*applied, *commands))
+            closing = commands[-1]  # type: ignore[assignment]  # what it is has just been asked
+        turn = Turn(self.turns - 1, headers.difference(before, self._header), (*applied, *commands))
         return Decision(turn, commands, closing, visible)
 
     def _begin(self, header: TurnHeader, recorded: Sequence[Command] | None) -> None:
@@ -183,7 +183,8 @@ class Run:
         if recorded is not None and headers.says_only_the_time(header):  # nearly all of a history
             self.loop.now = max(self.loop.now, header.time)
         else:
-            self._header = headers.effective(header, self.header, recorded=recorded is not None)
+            before = self._header if recorded is None else self.header
+            self._header = headers.effective(header, before, recorded=recorded is not None)
             self.loop.now = self._header.time
             if self._header.flags != self._flags:
                 self._flags = logic.known(self._header.flags or 0)
